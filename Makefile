@@ -1,0 +1,84 @@
+# What a person types. All of it happens in .venv and build/, both of which `make clean` removes.
+#
+#   make demo   installs shmstore into .venv and shows two processes at work
+#   make test   the C tests, plain and under sanitizers, then pytest
+#   make lint   formats, types, floors: checks only, changes nothing
+#   make format rewrites what `make lint` would complain about in the layout of files
+#
+# A target installs again only when a source is newer than its stamp, and what is installed is not downloaded again.
+
+PYTHON ?= python3
+VENV   ?= .venv
+# The tests and the checkers run against this release of torch.
+TORCH  ?= torch==2.13.0
+JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
+
+BIN := $(VENV)/bin
+# The backend of pyproject.toml, with a CMake that knows stable-ABI modules. Building without isolation makes a rebuild
+# incremental and free of the network.
+TOOLS   := 'scikit-build-core>=0.11' 'cffi>=1.16' 'cmake>=3.26,<4.5' 'ninja>=1.11'
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Editable: a change of Python needs no install; a change of C reruns Ninja in build/extension.
+PACKAGE := $(INSTALL) --no-build-isolation --config-settings=build-dir=build/extension --editable
+
+SOURCES   := pyproject.toml $(wildcard shmstore/*.py shmstore/*/*.py shmstore/_core/*)
+C_FILES   := $(wildcard shmstore/_core/*.c shmstore/_core/*.h tests/core/*.c tests/core/*.h)
+
+.PHONY: venv demo test test-c test-py lint format clean
+
+venv: $(VENV)/stamp-tools
+
+$(VENV)/stamp-tools:
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) $(TOOLS)
+	@touch $@
+
+$(VENV)/stamp-cli: $(VENV)/stamp-tools $(SOURCES)
+	$(PACKAGE) '.[cli]'
+	@touch $@
+
+$(VENV)/stamp-test: $(VENV)/stamp-tools $(SOURCES)
+	$(PACKAGE) '.[test,cli]' $(TORCH)
+	@touch $@
+
+$(VENV)/stamp-lint: $(VENV)/stamp-tools $(SOURCES)
+	$(PACKAGE) '.[lint]'
+	@touch $@
+
+demo: $(VENV)/stamp-cli
+	$(BIN)/shmstore demo
+
+test: test-c test-py
+
+# $(call c_tests,DIRECTORY,SANITIZERS): configure, build and run tests/core in build/DIRECTORY.
+define c_tests
+	$(BIN)/cmake -S shmstore/_core -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	    -DSST_EXTENSION=OFF -DSST_TESTS=ON -DSST_SANITIZE=$(2) --log-level=WARNING
+	$(BIN)/cmake --build build/$(1) --parallel $(JOBS)
+	$(BIN)/ctest --test-dir build/$(1) --output-on-failure --no-tests=ignore
+endef
+
+test-c: $(VENV)/stamp-tools
+	$(call c_tests,core-plain,)
+	$(call c_tests,core-asan,address$(comma)undefined)
+	$(call c_tests,core-tsan,thread)
+
+comma := ,
+
+test-py: $(VENV)/stamp-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/stamp-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+
+format: $(VENV)/stamp-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(C_FILES)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

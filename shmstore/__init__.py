@@ -1,0 +1,54 @@
+"""Processes of one job on one host find each other, share small values and wait for each other.
+
+There is no server and no port: a store is a named piece of shared memory.
+
+    store = shmstore.ShmStore("job-7", rank=rank, world_size=8)
+    store.set(f"ready/{rank}", b"")
+    store.wait([f"ready/{i}" for i in range(8)], timeout=30)
+"""
+
+from shmstore import elastic, log
+from shmstore.errors import (
+    BarrierTimeoutError,
+    BrokenBarrierError,
+    DistStoreError,
+    PeerDiedError,
+    QueueEmptyError,
+    SegmentExistsError,
+    SegmentInvalidError,
+    SegmentNotFoundError,
+    StoreClosedError,
+    StoreConnectionError,
+    StoreError,
+    StoreFullError,
+    StoreTimeoutError,
+)
+from shmstore.prefix import PrefixStore
+from shmstore.shm import HashStore, Peer, ShmStore
+from shmstore.store import Capabilities, Store
+
+__all__ = [
+    "BarrierTimeoutError",
+    "BrokenBarrierError",
+    "Capabilities",
+    "DistStoreError",
+    "HashStore",
+    "Peer",
+    "PeerDiedError",
+    "PrefixStore",
+    "QueueEmptyError",
+    "SegmentExistsError",
+    "SegmentInvalidError",
+    "SegmentNotFoundError",
+    "ShmStore",
+    "Store",
+    "StoreClosedError",
+    "StoreConnectionError",
+    "StoreError",
+    "StoreFullError",
+    "StoreTimeoutError",
+    "elastic",
+    "log",
+]
+
+__version__ = "0.1.0"

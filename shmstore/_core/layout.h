@@ -1,0 +1,224 @@
+/* layout.h -- every struct that lies in the segment (floor C1).
+ *
+ *   offset 0     header      who wrote this, how big, which engine     4096 bytes
+ *                heap        lock, undo, free lists, brk               4096
+ *                peers       1024 x 96     one a process
+ *                ranks       4096 x 8      rank -> peer
+ *                waiters     4096 x 128    one a parked thread
+ *                stripes     256 x 128     lock, sequence, event, counts
+ *                directory   256 x buckets x 4     heads of the chains
+ *                blocks      the heap proper, up to capacity
+ *
+ * Fixed-width integers and offsets only. A `ref` is an offset in units of 16 bytes, 0 for none, so that 32 bits reach
+ * 64 GiB. Nothing here is read or written but through atomics.h.
+ */
+#ifndef SST_LAYOUT_H
+#define SST_LAYOUT_H
+
+#include "sst.h"
+
+#include <assert.h>
+#include <semaphore.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SST_MAGIC UINT64_C(0x45524f54534d4853) /* "SHMSTORE" in memory */
+#define SST_MEANING 1u                         /* raise it when a field keeps its size and changes its meaning */
+#define SST_STRIPES 256u
+#define SST_CLASSES 75u
+#define SST_SPANS 256u
+#define SST_CAPACITY_MAX (UINT64_C(1) << 36) /* 32-bit refs of 16 bytes */
+
+/* Lock and owner words (32 bits): who holds something.
+ *
+ *   bits  0..10  slot + 1, 0 for nobody     bits 11..26  generation of the slot, never 0 when held
+ *   bit   31     WAITERS: somebody may be parked on this word
+ *
+ * A pid or tid never stands here: two containers may both run as pid 1. */
+#define SST_WAITERS UINT32_C(0x80000000)
+#define SST_OWNER_MASK UINT32_C(0x07ffffff)
+#define SST_OWNER(slot, gen) (((uint32_t)(gen) << 11) | ((uint32_t)(slot) + 1u))
+#define SST_OWNER_SLOT(w) (((w) & 0x7ffu) - 1u) /* huge for nobody */
+#define SST_OWNER_GEN(w) (((w) >> 11) & 0xffffu)
+
+/* The header. It never moves and its first six words keep their meaning in every layout, so that any version can say
+ * what is wrong with any other's segment. */
+typedef struct {
+    uint64_t magic;       /* SST_MAGIC, published last: before it the segment is being made */
+    uint64_t layout_id;   /* const after publish */
+    uint64_t incarnation; /* const after publish; never 0 */
+    uint64_t capacity;    /* bytes; const after publish */
+    uint64_t size;        /* bytes of the file that may be touched; grows under the heap lock, after fallocate */
+    uint32_t state;       /* atomic: 0 -> SST_READY -> SST_DEAD, under the lock file */
+    uint32_t engine;      /* const after publish */
+    uint32_t persist;     /* const after publish */
+    uint32_t world_size;  /* const after publish; 0: none */
+    uint32_t buckets;     /* per stripe, a power of two; const after publish */
+    uint32_t blocks;      /* ref of the first block; const after publish */
+    uint64_t seed;        /* of the key hash; const after publish */
+    uint64_t pad[503];
+} sst_header;
+
+/* The heap's control block. guard: the heap lock, but where said.
+ *
+ * The undo record makes each heap operation all or nothing: it is written whole, then `valid` is set (release), the
+ * stores follow, then `valid` is cleared. Repair of a dead owner's heap repeats the stores of a valid record, which
+ * changes nothing where they had happened. */
+typedef struct {
+    uint32_t lock; /* owner word */
+    uint32_t pad0;
+    uint64_t brk; /* bytes: blocks lie tightly in [blocks, brk) */
+    uint32_t valid;
+    uint32_t op;       /* SST_HEAP_* */
+    uint32_t block;    /* ref */
+    uint32_t cls;      /* size class of block */
+    uint32_t stripe;   /* whose inflight list */
+    uint32_t next;     /* take: the free list's new head. give: its old head */
+    uint32_t inflight; /* take: the inflight list's old head. give: its new head */
+    uint32_t pad1;
+    uint64_t brk_after; /* cut: brk afterwards */
+    uint32_t free[SST_CLASSES];
+    uint32_t spans[SST_SPANS]; /* guard: atomic, only grows. How far from its home a waiter was ever placed */
+    uint32_t pad2[(4096 - 56 - 4 * SST_CLASSES - 4 * SST_SPANS) / 4];
+} sst_heap;
+
+enum { SST_HEAP_TAKE = 1, SST_HEAP_CUT = 2, SST_HEAP_GIVE = 3 };
+
+/* A block: 8 bytes of head, then the payload. tag = class | state << 8 | SST_BLOCK_MARK.
+ *
+ *   state     reached from            may become   by whom
+ *   FREE      one free list           INFLIGHT     heap lock (take)
+ *   INFLIGHT  one stripe's inflight   USED, FREE   stripe lock; FREE under the heap lock too (give)
+ *   USED      the table, once         INFLIGHT     stripe lock (before it is unlinked)
+ *
+ * A USED block may still stand on its stripe's inflight list while the stripe lock is held. */
+typedef struct {
+    uint32_t link; /* ref of the next on the free or inflight list */
+    uint32_t tag;
+} sst_block;
+
+enum { SST_BLOCK_FREE = 1, SST_BLOCK_INFLIGHT = 2, SST_BLOCK_USED = 3 };
+#define SST_BLOCK_MARK UINT32_C(0x5b1c0000)
+#define SST_TAG(cls, state) (SST_BLOCK_MARK | ((uint32_t)(state) << 8) | (uint32_t)(cls))
+#define SST_TAG_CLS(tag) ((tag) & 0xffu)
+#define SST_TAG_STATE(tag) (((tag) >> 8) & 0xffu)
+
+/* A table entry: the payload of a block. guard: the stripe lock; readers under the stripe's sequence.
+ *
+ * KEY: word = form << 40 | sel << 32 | length. The value is the first `length` bytes of block value[sel]; the other
+ * block is where the next value is written before word is stored: that one store is the commit. form COUNTER: the
+ * value is the decimal text of num. QUEUE: value[0] is the first item, value[1] the last, word the count, num the last
+ * ticket given. */
+typedef struct {
+    uint32_t next; /* ref of the chain's next entry */
+    uint32_t hash; /* upper half of the key's hash; const after link */
+    uint32_t meta; /* key length | space << 16 | kind << 24; const after link */
+    uint32_t value[2];
+    uint32_t pad;
+    uint64_t word;
+    uint64_t num;
+    /* key bytes */
+} sst_entry;
+
+enum { SST_KIND_KEY = 1, SST_KIND_QUEUE = 2 };
+enum { SST_FORM_BYTES = 1, SST_FORM_COUNTER = 2 };
+#define SST_META(klen, space, kind) ((uint32_t)(klen) | ((uint32_t)(space) << 16) | ((uint32_t)(kind) << 24))
+#define SST_META_KLEN(m) ((m) & 0xffffu)
+#define SST_META_SPACE(m) (((m) >> 16) & 0xffu)
+#define SST_META_KIND(m) ((m) >> 24)
+#define SST_WORD(form, sel, len) (((uint64_t)(form) << 40) | ((uint64_t)(sel) << 32) | (uint64_t)(len))
+#define SST_WORD_LEN(w) ((uint32_t)(w))
+#define SST_WORD_SEL(w) ((uint32_t)((w) >> 32) & 1u)
+#define SST_WORD_FORM(w) ((uint32_t)((w) >> 40))
+
+/* A queue item: the payload of a block. */
+typedef struct {
+    uint32_t next;
+    uint32_t len;
+    /* bytes */
+} sst_item;
+
+/* A stripe: a 256th of the table with its lock, on cache lines of its own.
+ *
+ * event = count << 2 | FORWARD << 1 | WAITERS
+ *   WAITERS  set by a waiter before it looks; cleared by the setter that wakes all. Legal to be set for nobody.
+ *   FORWARD  a server wants the bell too (kept by every bump; nobody sets it yet).
+ *   count    moves with every creation and push; a waiter parks on the whole word. */
+typedef struct {
+    uint32_t lock;     /* owner word */
+    uint32_t seq;      /* odd while a holder of the lock changes what readers see */
+    uint32_t event;    /* guard: atomic */
+    uint32_t inflight; /* ref: blocks that the holder's operation has in hand. guard: the lock; and the heap undo */
+    uint32_t keys[2];  /* keys of each space. guard: the lock; readers atomic */
+    uint32_t entries;  /* keys and queues. guard: the lock */
+    uint32_t pad[25];
+} sst_stripe;
+#define SST_EVENT_WAITERS 1u
+#define SST_EVENT_FORWARD 2u
+#define SST_EVENT_ONE 4u
+
+/* A peer slot: a process. Its life is an OFD write lock on byte SST_LIFE + slot of the file, not a word in here.
+ *
+ *   state     byte     means                         next
+ *   FREE      free     never used                    CLAIMING (claim)
+ *   CLAIMING  locked   being claimed                 LIVE; a death reads as DEAD
+ *   LIVE      locked   a process                     LEFT (leave); a death reads as DEAD
+ *   LEFT      free     left in good order            CLAIMING
+ *   CLAIMING or LIVE, byte free: dead                CLAIMING, by whoever locks the byte
+ *
+ * guard: the holder of the byte lock. */
+typedef struct {
+    uint32_t gen; /* moves with every claim, never 0 once claimed, 16 bits */
+    uint32_t state;
+    uint32_t pid;
+    uint32_t pad;
+    uint64_t start_ns;
+    uint64_t host[8]; /* NUL-padded text */
+    uint64_t pad1;
+} sst_peer_slot;
+#define SST_LIFE (UINT64_C(1) << 40)
+
+/* A rank: owner word | pid << 32 | state << 62, moved by CAS alone. */
+#define SST_RANK(owner, pid, state) ((uint64_t)(owner) | ((uint64_t)((pid)&0x3fffffffu) << 32) | ((uint64_t)(state) << 62))
+#define SST_RANK_OWNER(w) ((uint32_t)(w))
+#define SST_RANK_PID(w) ((uint32_t)((w) >> 32) & 0x3fffffffu)
+#define SST_RANK_STATE(w) ((uint32_t)((w) >> 62))
+
+/* A waiter slot: a parked thread. guard: its owner, but `owner` itself (CAS) and sem (posted by setters).
+ *
+ *   owner 0 -> (slot, gen) by CAS -> 0 by the owner, or by whoever repairs the dead slot. */
+typedef struct {
+    uint32_t owner;
+    uint32_t word;  /* offset / 4 of the word it is parked on, 0: not parked. Read by setters (semaphore engine) */
+    uint64_t since_ns;
+    uint64_t ticket; /* its place in a queue's line; 0: not in one */
+    uint32_t queue;  /* ref of that queue's entry */
+    uint32_t rank;   /* rank + 1 of the handle, 0: none */
+    uint32_t note_len;
+    uint32_t stripe; /* of that queue */
+    sem_t sem;  /* process-shared, made once when the segment is; only parks, never holds */
+    uint64_t note[SST_NOTE_MAX / 8];
+} sst_waiter_slot;
+
+static_assert(sizeof(sst_header) == 4096, "header");
+static_assert(offsetof(sst_header, magic) == 0 && offsetof(sst_header, layout_id) == 8, "header head");
+static_assert(offsetof(sst_header, size) == 32 && offsetof(sst_header, state) == 40, "header words");
+static_assert(sizeof(sst_heap) == 4096, "heap");
+static_assert(offsetof(sst_heap, brk) == 8 && offsetof(sst_heap, free) == 56, "heap words");
+static_assert(sizeof(sst_block) == 8, "block");
+static_assert(sizeof(sst_entry) == 40 && offsetof(sst_entry, word) == 24, "entry");
+static_assert(sizeof(sst_item) == 8, "item");
+static_assert(sizeof(sst_stripe) == 128 && offsetof(sst_stripe, event) == 8, "stripe");
+static_assert(sizeof(sst_peer_slot) == 96 && offsetof(sst_peer_slot, host) == 24, "peer slot");
+static_assert(sizeof(sem_t) <= 32, "sem_t");
+static_assert(sizeof(sst_waiter_slot) <= 128 && offsetof(sst_waiter_slot, sem) == 40, "waiter slot");
+
+/* Where the tables lie, bytes. */
+#define SST_AT_HEAP UINT64_C(4096)
+#define SST_AT_PEERS UINT64_C(8192)
+#define SST_AT_RANKS (SST_AT_PEERS + SST_PEERS_MAX * sizeof(sst_peer_slot))
+#define SST_AT_WAITERS (SST_AT_RANKS + SST_RANKS_MAX * sizeof(uint64_t))
+#define SST_AT_STRIPES (SST_AT_WAITERS + SST_WAITERS_MAX * UINT64_C(128))
+#define SST_AT_DIRECTORY (SST_AT_STRIPES + SST_STRIPES * sizeof(sst_stripe))
+
+#endif

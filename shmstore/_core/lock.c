@@ -1,0 +1,83 @@
+/* lock.c -- see lock.h. */
+#include "lock.h"
+#include "clock.h"
+#include "liveness.h"
+
+#define SPINS 40             /* about 1 us of pauses: holds are shorter, and a longer spin measured slower */
+#define SLICE_FIRST 1000000u /* 1 ms, doubled up to 16 ms */
+#define SLICE_LAST 16000000u
+
+static _Thread_local uint32_t busy_owner; /* behind this thread's last SST_EBUSY */
+
+int sst_holder(sst_seg *s, uint32_t *slot, int32_t *pid) {
+    if (busy_owner == 0 || s->base == NULL)
+        return SST_ENOENT;
+    *slot = SST_OWNER_SLOT(busy_owner);
+    if (*slot >= SST_PEERS_MAX)
+        return SST_ENOENT;
+    *pid = (int32_t)ld32(&sst_peer_at(s, *slot)->pid);
+    return SST_OK;
+}
+
+int sst_lock_seize(sst_seg *s, uint32_t *word, uint32_t held) {
+    /* SYNC lock: acquire; the dead released nothing, so repair reads its stores as coherence left them */
+    return cas32_acquire(word, held, sst_me(s) | SST_WAITERS);
+}
+
+static int lock_slow(sst_seg *s, uint32_t *word, uint64_t deadline_ns, uint32_t flags) {
+    uint32_t me = sst_me(s);
+    for (int i = 0; i < SPINS; i++) {
+        if (ld32(word) == 0 && cas32_acquire(word, 0, me)) /* SYNC lock: acquire; pairs with sst_unlock */
+            return SST_OK;
+        sst_pause();
+    }
+    if (flags & SST_TRY)
+        return SST_EAGAIN;
+    uint64_t slice = SLICE_FIRST;
+    for (;;) {
+        uint32_t v = ld32(word);
+        if (v == 0) {
+            if (cas32_acquire(word, 0, me | SST_WAITERS)) /* SYNC lock: acquire; others may still be parked */
+                return SST_OK;
+            continue;
+        }
+        if (!(v & SST_WAITERS)) {
+            if (!cas32_acquire(word, v, v | SST_WAITERS))
+                continue;
+            v |= SST_WAITERS;
+        }
+        uint64_t now = sst_now_ns();
+        int r = SST_ETIMEDOUT;
+        if (now < deadline_ns)
+            r = s->park->park(s, word, v, sst_earlier(deadline_ns, sst_after(now, slice)), 0);
+        if (r == SST_EINTR)
+            return SST_EINTR;
+        if (ld32(&s->users) & SST_CLOSING)
+            return SST_ECLOSED;
+        if (r == SST_OK)
+            continue;
+        v = ld32(word);
+        if (v != 0 && !sst_alive(s, v)) {
+            if (sst_lock_seize(s, word, v))
+                return SST_OWNER_DIED;
+            continue;
+        }
+        if (v != 0 && sst_now_ns() >= deadline_ns) {
+            busy_owner = v & SST_OWNER_MASK;
+            return SST_EBUSY;
+        }
+        slice = slice < SLICE_LAST ? slice * 2 : SLICE_LAST;
+    }
+}
+
+int sst_lock(sst_seg *s, uint32_t *word, uint64_t deadline_ns, uint32_t flags) {
+    if (cas32_acquire(word, 0, sst_me(s))) /* SYNC lock: acquire; pairs with the release in sst_unlock */
+        return SST_OK;
+    return lock_slow(s, word, deadline_ns, flags);
+}
+
+void sst_unlock(sst_seg *s, uint32_t *word) {
+    /* SYNC lock: release; pairs with the acquire of the next owner. Makes all that the lock guards visible to it. */
+    if (xchg32_release(word, 0) & SST_WAITERS)
+        s->park->unpark(s, word, 0);
+}

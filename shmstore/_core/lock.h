@@ -1,0 +1,25 @@
+/* lock.h -- the owner-word lock (floor C3). It finds out that an owner died, hands the lock over and says so; it never
+ * repairs what the dead left: guard.c does.
+ *
+ *   word                   means                      next, by whom
+ *   0                      free                       (me) or (me | WAITERS), by CAS of anybody
+ *   owner                  held, nobody parked        0 by the owner; | WAITERS by a waiter
+ *   owner | WAITERS        held, somebody parked      0 by the owner, who then wakes one
+ *   dead owner (+WAITERS)  the holder was killed      (me | WAITERS), by CAS from exactly this value
+ *
+ * It is legal for WAITERS to be set with nobody parked. It is legal to fail to wake: a parked waiter looks again after
+ * 1..16 ms, since the holder may die between its store of 0 and its wake. */
+#ifndef SST_LOCK_H
+#define SST_LOCK_H
+
+#include "view.h"
+
+#define SST_OWNER_DIED 1 /* the lock is ours, and what it guards needs repair */
+
+/* SST_OK or SST_OWNER_DIED: ours. Else SST_EAGAIN (SST_TRY), SST_EBUSY, SST_EINTR, SST_ECLOSED: not ours. */
+int sst_lock(sst_seg *s, uint32_t *word, uint64_t deadline_ns, uint32_t flags);
+void sst_unlock(sst_seg *s, uint32_t *word);
+/* Takes the word over from exactly `held`, an owner judged dead. 1: ours. */
+int sst_lock_seize(sst_seg *s, uint32_t *word, uint32_t held);
+
+#endif

@@ -1,0 +1,36 @@
+/* ops.h -- what the verbs share (floor C9): a key's place found, a value put. */
+#ifndef SST_OPS_H
+#define SST_OPS_H
+
+#include "event.h"
+#include "guard.h"
+#include "segment.h"
+
+/* One verb under way. */
+typedef struct {
+    sst_seg *s;
+    sst_key key;
+    sst_stripe *stripe;
+    uint64_t deadline_ns;
+    uint32_t flags;
+    int wake; /* sst_event_bump's word, for the exit */
+} sst_op;
+
+/* Counts the call in, places the key. On failure nothing is to be undone. */
+int sst_op_begin(sst_op *op, sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t deadline_ns,
+                 uint32_t flags);
+/* The same and enters the stripe. Ends with sst_op_exit. */
+int sst_op_enter(sst_op *op, sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t deadline_ns,
+                 uint32_t flags);
+int sst_op_exit(sst_op *op, int r); /* returns r */
+
+/* Links a filled entry at the end of its chain: that store is the creation. Counts and bumps. */
+void sst_op_link(sst_op *op, uint32_t *from, uint32_t ref, uint32_t kind);
+/* A fresh, filled, unlinked entry with `value` in value[0] (0: none). */
+int sst_op_new_entry(sst_op *op, uint32_t kind, uint32_t *ref, sst_entry **e);
+/* A fresh block holding the bytes. *ref 0 when len is 0. */
+int sst_op_new_value(sst_op *op, const char *val, size_t len, uint64_t room, uint32_t *ref);
+/* Sets key to bytes, whether it is there or not (place as found). */
+int sst_op_put(sst_op *op, const sst_place *place, const char *val, size_t len);
+
+#endif

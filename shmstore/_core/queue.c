@@ -1,0 +1,64 @@
+/* queue.c -- see queue.h. */
+#include "queue.h"
+#include "table.h"
+
+int sst_queue_link(sst_seg *s, sst_entry *q, uint32_t item) {
+    uint32_t last = ld32(&q->value[1]);
+    if (ld32(&q->value[0]) == 0) {
+        st32(&q->value[0], item);
+    } else {
+        sst_item *tail = sst_payload(s, last, sizeof(sst_item));
+        if (tail == NULL)
+            return SST_ECORRUPT;
+        st32(&tail->next, item);
+    }
+    st32(&q->value[1], item);
+    st64(&q->word, ld64(&q->word) + 1);
+    return SST_OK;
+}
+
+int sst_queue_first(sst_seg *s, const sst_entry *q, uint32_t *ref, sst_item **item) {
+    *ref = ld32(&q->value[0]);
+    if (*ref == 0)
+        return SST_ENOENT;
+    *item = sst_payload(s, *ref, sizeof(sst_item));
+    if (*item == NULL || sst_payload(s, *ref, sizeof(sst_item) + (uint64_t)ld32(&(*item)->len)) == NULL)
+        return SST_ECORRUPT;
+    return SST_OK;
+}
+
+int sst_queue_unlink(sst_seg *s, sst_entry *q) {
+    uint32_t ref;
+    sst_item *item;
+    int r = sst_queue_first(s, q, &ref, &item);
+    if (r != SST_OK)
+        return r;
+    uint32_t next = ld32(&item->next);
+    st32(&q->value[0], next);
+    if (next == 0)
+        st32(&q->value[1], 0);
+    st64(&q->word, ld64(&q->word) - 1);
+    return SST_OK;
+}
+
+int sst_queue_walk(sst_seg *s, const sst_entry *q, int (*visit)(sst_seg *s, uint32_t ref, void *arg), void *arg,
+                   uint32_t *count, uint32_t *last) {
+    /* No list is longer than the heap has smallest blocks. */
+    uint64_t steps = s->capacity / 32;
+    *count = 0;
+    *last = 0;
+    for (uint32_t ref = ld32(&q->value[0]); ref != 0;) {
+        sst_item *item = sst_payload(s, ref, sizeof(sst_item));
+        if (item == NULL || steps-- == 0)
+            return SST_ECORRUPT;
+        if (visit) {
+            int r = visit(s, ref, arg);
+            if (r != SST_OK)
+                return r;
+        }
+        ++*count;
+        *last = ref;
+        ref = ld32(&item->next);
+    }
+    return SST_OK;
+}

@@ -1,0 +1,104 @@
+/* recover.c -- see recover.h.
+ *
+ * What a kill can leave in a stripe, and how it is told apart:
+ *   sequence odd                      the holder died while changing: made even last, after everything else
+ *   a block INFLIGHT, reachable       linked, then died: it is USED
+ *   a block INFLIGHT, unreachable     not linked yet, or unlinked already: given back
+ *   counts                            counted anew
+ *   a queue's last item, its length   walked anew
+ *   event not bumped, nobody woken    bumped and woken by guard.c: waiters look once for nothing
+ * There is no undo record in a stripe, because each verb's commit is one store. */
+#include "recover.h"
+#include "heap.h"
+#include "queue.h"
+#include "table.h"
+
+int sst_recover_heap(sst_seg *s) { return sst_heap_repair(s); }
+
+static int reached(sst_seg *s, uint32_t ref, void *arg) {
+    (void)arg;
+    sst_block *b = sst_block_of(s, ref);
+    if (b == NULL)
+        return SST_ECORRUPT;
+    uint32_t tag = ld32(&b->tag);
+    if (SST_TAG_STATE(tag) == SST_BLOCK_INFLIGHT)
+        st32(&b->tag, SST_TAG(SST_TAG_CLS(tag), SST_BLOCK_USED));
+    return SST_OK;
+}
+
+typedef struct {
+    uint32_t keys[2], entries;
+} tally;
+
+static int repair_entry(sst_seg *s, uint32_t ref, sst_entry *e, tally *t) {
+    uint32_t meta = ld32(&e->meta), count, last;
+    int r = reached(s, ref, NULL);
+    t->entries++;
+    if (SST_META_KIND(meta) == SST_KIND_QUEUE) {
+        if (r == SST_OK)
+            r = sst_queue_walk(s, e, reached, NULL, &count, &last);
+        if (r != SST_OK)
+            return r;
+        if (ld32(&e->value[1]) != last)
+            st32(&e->value[1], last);
+        if (ld64(&e->word) != count)
+            st64(&e->word, count);
+        return SST_OK;
+    }
+    t->keys[SST_META_SPACE(meta) & 1]++;
+    for (int i = 0; i < 2 && r == SST_OK; i++)
+        if (ld32(&e->value[i]) != 0)
+            r = reached(s, ld32(&e->value[i]), NULL);
+    return r;
+}
+
+static int repair_chains(sst_seg *s, uint32_t stripe, tally *t) {
+    uint64_t steps = s->capacity / 32;
+    for (uint32_t b = 0; b < s->buckets; b++)
+        for (uint32_t ref = ld32(sst_bucket_at(s, stripe, b)); ref != 0;) {
+            sst_entry *e = sst_payload(s, ref, sizeof(sst_entry));
+            if (e == NULL || steps-- == 0)
+                return SST_ECORRUPT;
+            int r = repair_entry(s, ref, e, t);
+            if (r != SST_OK)
+                return r;
+            ref = ld32(&e->next);
+        }
+    return SST_OK;
+}
+
+int sst_settle(sst_seg *s, uint32_t stripe) {
+    sst_stripe *st = sst_stripe_at(s, stripe);
+    for (uint32_t ref = ld32(&st->inflight); ref != 0; ref = ld32(&st->inflight)) {
+        sst_block *b = sst_block_of(s, ref);
+        if (b == NULL)
+            return SST_ECORRUPT;
+        if (SST_TAG_STATE(ld32(&b->tag)) == SST_BLOCK_USED) {
+            st32(&st->inflight, ld32(&b->link));
+            continue;
+        }
+        int r = sst_heap_give(s, stripe);
+        if (r != SST_OK)
+            return r;
+    }
+    return SST_OK;
+}
+
+int sst_recover_stripe(sst_seg *s, uint32_t stripe) {
+    sst_stripe *st = sst_stripe_at(s, stripe);
+    tally t = {{0, 0}, 0};
+    uint32_t seq = ld32(&st->seq);
+    if (!(seq & 1)) {
+        st32(&st->seq, seq + 1);
+        fence_release(); /* SYNC stripe-seq: release; as in sst_write_begin */
+    }
+    int r = repair_chains(s, stripe, &t);
+    if (r == SST_OK) {
+        st32(&st->keys[0], t.keys[0]);
+        st32(&st->keys[1], t.keys[1]);
+        st32(&st->entries, t.entries);
+        r = sst_settle(s, stripe);
+    }
+    st32_release(&st->seq, (seq | 1) + 1); /* SYNC stripe-seq: release; even last: readers see a repaired stripe */
+    return r;
+}

@@ -1,0 +1,392 @@
+/* segment.c -- see segment.h.
+ *
+ * Two opens of the file. map_fd is mapped and never locked, lock_fd is locked and never mapped: a mapping pins its open
+ * file, so a forked child that inherits the mapping would keep its killed parent's lock alive. In a forked child
+ * lock_fd is closed (the parent's life must not hang on the child) and the slot forgotten; its first call that needs a
+ * slot opens a lock_fd of its own through /proc/self/fd, never by name.
+ *
+ * Creation: sizes and tables first, then layout_id, then magic; until magic is there the file is nobody's segment, and
+ * the lock file says that nobody is making it any more. */
+#include "segment.h"
+#include "clock.h"
+#include "errors.h"
+#include "liveness.h"
+#include "park.h"
+#include "peers.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* -- all views of this process, for fork ------------------------------------------------------------------------- */
+static pthread_mutex_t views_lock = PTHREAD_MUTEX_INITIALIZER;
+static sst_seg *views;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void before_fork(void) {
+    (void)pthread_mutex_lock(&views_lock);
+    for (sst_seg *s = views; s; s = s->next)
+        (void)pthread_mutex_lock(&s->join);
+}
+
+static void after_fork_parent(void) {
+    for (sst_seg *s = views; s; s = s->next)
+        (void)pthread_mutex_unlock(&s->join);
+    (void)pthread_mutex_unlock(&views_lock);
+}
+
+static void after_fork_child(void) {
+    for (sst_seg *s = views; s; s = s->next) {
+        if (s->lock_fd >= 0)
+            (void)close(s->lock_fd);
+        s->lock_fd = -1;
+        own_st32(&s->me, 0);
+        own_st32(&s->users, ld32(&s->users) & SST_CLOSING); /* the parent's other threads are not here */
+        (void)pthread_mutex_init(&s->join, NULL);
+    }
+    (void)pthread_mutex_init(&views_lock, NULL);
+}
+
+static void watch_forks(void) { (void)pthread_atfork(before_fork, after_fork_parent, after_fork_child); }
+
+static void enlist(sst_seg *s) {
+    (void)pthread_once(&fork_once, watch_forks);
+    (void)pthread_mutex_lock(&views_lock);
+    s->next = views;
+    views = s;
+    (void)pthread_mutex_unlock(&views_lock);
+}
+
+static void delist(sst_seg *s) {
+    (void)pthread_mutex_lock(&views_lock);
+    for (sst_seg **p = &views; *p; p = &(*p)->next)
+        if (*p == s) {
+            *p = s->next;
+            break;
+        }
+    (void)pthread_mutex_unlock(&views_lock);
+}
+
+/* -- the header ---------------------------------------------------------------------------------------------------- */
+static uint64_t mix(uint64_t h, uint64_t v) { return (h ^ v) * UINT64_C(0x100000001b3); }
+
+uint64_t sst_layout_id(void) {
+    const uint64_t facts[] = {
+        SST_MEANING,       sizeof(sst_header),    sizeof(sst_heap),  sizeof(sst_peer_slot), sizeof(sst_waiter_slot),
+        sizeof(sst_stripe), sizeof(sst_entry),    sizeof(sst_item),  sizeof(sst_block),     sizeof(sem_t),
+        SST_STRIPES,       SST_CLASSES,           SST_SPANS,         SST_PEERS_MAX,         SST_RANKS_MAX,
+        SST_WAITERS_MAX,   SST_NOTE_MAX,          SST_KEY_MAX,       SST_AT_DIRECTORY,
+#if defined(__GLIBC__)
+        1, /* glibc's and musl's sem_t differ inside */
+#else
+        2,
+#endif
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        1,
+#else
+        2,
+#endif
+#if defined(__x86_64__)
+        1,
+#elif defined(__aarch64__)
+        2,
+#else
+        3,
+#endif
+    };
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++)
+        h = mix(h, facts[i]);
+    return h ? h : 1;
+}
+
+static uint32_t buckets_for(uint64_t capacity) {
+    uint32_t n = 4; /* a bucket for each 256 bytes of capacity: with small values about one entry a chain */
+    while ((uint64_t)n * 2 * SST_STRIPES * 256 <= capacity && n < (1u << 20))
+        n *= 2;
+    return n;
+}
+
+static uint64_t first_block(uint32_t buckets) {
+    return (SST_AT_DIRECTORY + (uint64_t)SST_STRIPES * buckets * 4 + 15) & ~UINT64_C(15);
+}
+
+uint64_t sst_min_capacity(void) {
+    return ((SST_AT_DIRECTORY + UINT64_C(4) * SST_STRIPES * 16 + 65536) + 4095) & ~UINT64_C(4095);
+}
+
+int sst_header_check(const sst_header *h, uint64_t bytes) {
+    if (ld64_acquire(&h->magic) != SST_MAGIC) /* SYNC publish-magic: acquire; pairs with sst_publish */
+        return SST_EMAGIC;
+    if (ld64(&h->layout_id) != sst_layout_id())
+        return SST_ELAYOUT;
+    uint64_t capacity = ld64(&h->capacity), size = ld64(&h->size);
+    uint32_t buckets = ld32(&h->buckets);
+    if (capacity < sst_min_capacity() || capacity > SST_CAPACITY_MAX || capacity % 4096 || size > capacity ||
+        buckets != buckets_for(capacity) || ld32(&h->blocks) != first_block(buckets) / 16 ||
+        size < first_block(buckets) || ld64(&h->incarnation) == 0)
+        return SST_ECORRUPT;
+    if (bytes < size)
+        return SST_ETRUNC;
+    if (sst_park_engine_of(ld32(&h->engine)) == NULL)
+        return SST_ENGINE;
+    uint32_t state = ld32(&h->state);
+    return state == SST_READY ? SST_OK : state == SST_DEAD ? SST_EDEAD : SST_ECORRUPT;
+}
+
+/* -- mapping ---------------------------------------------------------------------------------------------------------- */
+static int view_new(int map_fd, int lock_fd, uint64_t capacity, int readonly, sst_seg **out) {
+    sst_seg *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return sst_fail_with(SST_ESYS, ENOMEM);
+    void *base = mmap(NULL, capacity, PROT_READ | (readonly ? 0 : PROT_WRITE), MAP_SHARED | MAP_NORESERVE, map_fd, 0);
+    if (base == MAP_FAILED) {
+        free(s);
+        return sst_fail_errno(SST_ESYS);
+    }
+    s->base = base;
+    s->capacity = capacity;
+    s->map_fd = map_fd;
+    s->lock_fd = lock_fd;
+    s->readonly = (uint32_t)readonly;
+    (void)pthread_mutex_init(&s->join, NULL);
+    *out = s;
+    return SST_OK;
+}
+
+static void view_drop(sst_seg *s) {
+    (void)munmap(s->base, s->capacity);
+    (void)pthread_mutex_destroy(&s->join);
+    free(s);
+}
+
+static int read_header(int fd, sst_header *h, uint64_t *bytes) {
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return sst_fail_errno(SST_ESYS);
+    *bytes = (uint64_t)st.st_size;
+    memset(h, 0, sizeof *h);
+    ssize_t n = pread(fd, h, sizeof *h, 0); /* read, not mapped: a short file cannot fault */
+    if (n < 0)
+        return sst_fail_errno(SST_ESYS);
+    if (h->magic != SST_MAGIC)
+        return SST_EMAGIC;
+    return n == (ssize_t)sizeof *h ? SST_OK : SST_ETRUNC;
+}
+
+int sst_map(int map_fd, int lock_fd, int readonly, sst_seg **out) {
+    sst_header h;
+    uint64_t bytes = 0;
+    int r = read_header(map_fd, &h, &bytes);
+    if (r == SST_OK)
+        r = sst_header_check(&h, bytes);
+    if (r != SST_OK && !(readonly && r == SST_EDEAD))
+        return r;
+    sst_seg *s = NULL;
+    r = view_new(map_fd, lock_fd, h.capacity, readonly, &s);
+    if (r != SST_OK)
+        return r;
+    s->buckets = h.buckets;
+    s->blocks = h.blocks;
+    s->seed = h.seed;
+    s->park = sst_park_engine_of(h.engine);
+    sst_look(s);
+    enlist(s);
+    *out = s;
+    return SST_OK;
+}
+
+static int fill(sst_seg *s, uint32_t engine) {
+    for (uint32_t i = 0; engine == SST_SEMAPHORE && i < SST_WAITERS_MAX; i++)
+        if (sem_init(&sst_waiter_at(s, i)->sem, 1, 0) != 0)
+            return sst_fail_errno(SST_ESYS);
+    return SST_OK;
+}
+
+int sst_format(int map_fd, int lock_fd, uint64_t capacity, uint32_t engine, uint32_t persist, uint32_t world_size,
+               uint64_t incarnation, sst_seg **out) {
+    capacity = (capacity + 4095) & ~UINT64_C(4095);
+    if (capacity < sst_min_capacity() || capacity > SST_CAPACITY_MAX || incarnation == 0)
+        return SST_EINVAL;
+    const sst_park_engine *park = sst_park_engine_of(engine);
+    if (park == NULL)
+        return SST_ENGINE;
+    uint32_t buckets = buckets_for(capacity);
+    uint64_t blocks = first_block(buckets), size = (blocks + 65536 + 4095) & ~UINT64_C(4095);
+    if (size > capacity)
+        size = capacity;
+    int err = posix_fallocate(map_fd, 0, (off_t)size);
+    if (err != 0)
+        return sst_fail_with(err == ENOSPC || err == EFBIG ? SST_ENOSPC : SST_ESYS, err);
+    sst_seg *s = NULL;
+    int r = view_new(map_fd, lock_fd, capacity, 0, &s);
+    if (r != SST_OK)
+        return r;
+    s->buckets = buckets;
+    s->blocks = (uint32_t)(blocks / 16);
+    s->park = park;
+    s->seed = incarnation * UINT64_C(0x9e3779b97f4a7c15);
+    sst_look(s);
+    r = fill(s, engine);
+    if (r != SST_OK) {
+        view_drop(s);
+        return r;
+    }
+    sst_header *h = sst_header_of(s);
+    st64(&h->incarnation, incarnation);
+    st64(&h->capacity, capacity);
+    st64(&h->size, size);
+    st32(&h->engine, engine);
+    st32(&h->persist, persist != 0);
+    st32(&h->world_size, world_size);
+    st32(&h->buckets, buckets);
+    st32(&h->blocks, s->blocks);
+    st64(&h->seed, s->seed);
+    st64(&sst_heap_of(s)->brk, blocks);
+    enlist(s);
+    *out = s;
+    return SST_OK;
+}
+
+void sst_publish(sst_seg *s) {
+    sst_header *h = sst_header_of(s);
+    st64(&h->layout_id, sst_layout_id());
+    st32(&h->state, SST_READY);
+    st64_release(&h->magic, SST_MAGIC); /* SYNC publish-magic: release; pairs with sst_header_check. Last of all */
+}
+
+/* -- calls in flight, close --------------------------------------------------------------------------------------------- */
+static void unmap(sst_seg *s) {
+    delist(s);
+    (void)munmap(s->base, s->capacity);
+    s->base = NULL;
+    if (s->lock_fd >= 0)
+        (void)close(s->lock_fd);
+    if (s->map_fd >= 0)
+        (void)close(s->map_fd);
+    s->lock_fd = s->map_fd = -1;
+}
+
+/* Once CLOSING stands, nobody adds to the count any more, so it reaches zero once. */
+static int count_in(sst_seg *s, uint32_t bits) {
+    for (;;) {
+        uint32_t old = ld32(&s->users);
+        if (old & SST_CLOSING)
+            return SST_ECLOSED;
+        if (own_cas32(&s->users, old, (old | bits) + 1))
+            return SST_OK;
+    }
+}
+
+int sst_begin(sst_seg *s) { return count_in(s, 0); }
+
+void sst_end(sst_seg *s) {
+    if (own_add32(&s->users, UINT32_MAX) == (SST_CLOSING | 1))
+        unmap(s);
+}
+
+int sst_close(sst_seg *s) {
+    if (count_in(s, SST_CLOSING) != SST_OK)
+        return SST_OK;
+    (void)sst_wake_self(s);
+    sst_end(s);
+    return SST_OK;
+}
+
+void sst_free(sst_seg *s) {
+    if (s == NULL)
+        return;
+    (void)sst_close(s);
+    (void)pthread_mutex_destroy(&s->join);
+    free(s);
+}
+
+int sst_wake_self(sst_seg *s) {
+    uint32_t me = sst_me(s);
+    if (s->base == NULL || s->readonly || me == 0)
+        return SST_OK;
+    for (uint32_t i = 0; i < SST_WAITERS_MAX; i++) {
+        sst_waiter_slot *w = sst_waiter_at(s, i);
+        uint32_t word = ld32(&w->word);
+        if (ld32(&w->owner) == me && word != 0 && (uint64_t)word * 4 < SST_AT_DIRECTORY)
+            s->park->unpark(s, (uint32_t *)(void *)(s->base + (uint64_t)word * 4), 1);
+    }
+    return SST_OK;
+}
+
+/* -- looking in ---------------------------------------------------------------------------------------------------------- */
+static void count_peers(sst_seg *s, int fd, sst_info *out) {
+    for (uint32_t slot = 0; slot < SST_PEERS_MAX; slot++)
+        switch (sst_peer_state(s, fd, slot)) {
+        case SST_PEER_LIVE:
+        case SST_PEER_CLAIMING:
+            out->peers_live++;
+            break;
+        case SST_PEER_DEAD:
+            out->peers_dead++;
+            break;
+        case SST_PEER_LEFT:
+            out->peers_left++;
+            break;
+        default:
+            break;
+        }
+    for (uint32_t r = 0; r < SST_RANKS_MAX; r++)
+        out->ranks_seen += SST_RANK_STATE(ld64(sst_rank_at(s, r))) != SST_RANK_FREE;
+}
+
+static void stat_view(sst_seg *s, int fd, sst_info *out) {
+    const sst_header *h = sst_header_of(s);
+    *out = (sst_info){.incarnation = ld64(&h->incarnation),
+                      .capacity = s->capacity,
+                      .size = ld64(&h->size),
+                      .used = ld64(&sst_heap_of(s)->brk) - (uint64_t)s->blocks * 16,
+                      .state = ld32(&h->state),
+                      .engine = ld32(&h->engine),
+                      .persist = ld32(&h->persist),
+                      .world_size = ld32(&h->world_size)};
+    for (uint32_t i = 0; i < SST_STRIPES; i++)
+        out->keys += ld32(&sst_stripe_at(s, i)->keys[SST_USER]);
+    count_peers(s, fd, out);
+}
+
+int sst_stat(sst_seg *s, sst_info *out) {
+    int r = sst_begin(s);
+    if (r != SST_OK)
+        return r;
+    stat_view(s, s->lock_fd >= 0 ? s->lock_fd : s->map_fd, out);
+    sst_end(s);
+    return SST_OK;
+}
+
+int sst_inspect(int fd, sst_seg **out) {
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0)
+        return sst_fail_errno(SST_ESYS);
+    int r = sst_map(own, -1, 1, out);
+    if (r != SST_OK)
+        (void)close(own);
+    return r;
+}
+
+int sst_peek(int fd, sst_info *out) {
+    sst_seg *s = NULL;
+    int r = sst_inspect(fd, &s);
+    if (r != SST_OK)
+        return r;
+    stat_view(s, s->map_fd, out);
+    sst_free(s);
+    return SST_OK;
+}
+
+int sst_mark_dead(sst_seg *s) {
+    int r = sst_begin(s);
+    if (r != SST_OK)
+        return r;
+    st32_release(&sst_header_of(s)->state, SST_DEAD);
+    sst_end(s);
+    return SST_OK;
+}

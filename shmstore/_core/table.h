@@ -1,0 +1,41 @@
+/* table.h -- the hash table (floor C6): stripes of buckets of chained entries. A key and a queue of the same name share
+ * a bucket, so that one event word and one lock serve both. */
+#ifndef SST_TABLE_H
+#define SST_TABLE_H
+
+#include "view.h"
+
+/* A key as a verb sees it. */
+typedef struct {
+    const char *bytes;
+    uint32_t len, space;
+    uint32_t stripe, bucket, hash; /* where it lives */
+} sst_key;
+
+/* Fills the key's place in. SST_EINVAL: length or space out of range. */
+int sst_key_make(const sst_seg *s, uint32_t space, const char *bytes, size_t len, sst_key *key);
+
+/* What a walk found: the entry, and the word that refers to it. */
+typedef struct {
+    sst_entry *entry; /* NULL: not there */
+    uint32_t ref;
+    uint32_t *from; /* bucket head or the previous entry's next */
+} sst_place;
+
+/* Walks the key's chain. Under the stripe lock, SST_ECORRUPT is what it says; under the sequence only, it may be a
+ * torn view: check the sequence and try again. */
+int sst_table_find(sst_seg *s, const sst_key *key, uint32_t kind, sst_place *place);
+/* Writes a fresh entry's payload (not yet linked). */
+void sst_table_fill(sst_entry *e, const sst_key *key, uint32_t kind);
+
+/* The value under an entry of kind KEY, checked. text: 24 bytes for a counter's decimal text. */
+typedef struct {
+    const char *bytes; /* into the segment, or text */
+    uint32_t len;
+} sst_value;
+int sst_value_of(sst_seg *s, const sst_entry *e, char *text, sst_value *v);
+/* Payload bytes of a block that a stripe may hold; 0: not a sane block. */
+uint64_t sst_block_room(sst_seg *s, uint32_t ref);
+uint32_t sst_decimal(int64_t n, char *text); /* length; text has 24 bytes */
+
+#endif

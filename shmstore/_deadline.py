@@ -1,0 +1,59 @@
+"""Timeouts as people give them, deadlines as the core takes them.
+
+A timeout becomes one absolute deadline in nanoseconds of CLOCK_MONOTONIC, which is what `time.monotonic_ns` reads on
+Linux and what the core parks with, as soon as a verb is entered. It is never cut to whole milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from time import monotonic_ns
+from typing import Final, TypeAlias
+
+Timeout: TypeAlias = timedelta | float
+"""A timedelta, or seconds as int or float; `timedelta.max` and `inf` wait for ever."""
+
+FOREVER: Final = 2**64 - 1
+"""The deadline, and the length in nanoseconds, that never ends."""
+
+DEFAULT: Final = timedelta(seconds=300)
+"""The timeout of a store that is given none; c10d's."""
+
+
+def span_ns(timeout: Timeout) -> int:
+    """The length of a timeout in nanoseconds, rounded up; `FOREVER` when it is infinite or beyond 64 bits.
+
+    Raises:
+        TypeError: neither a timedelta nor a number. ValueError: negative or NaN.
+    """
+    if isinstance(timeout, timedelta):
+        if timeout.days < 0:
+            raise ValueError(f"timeout must not be negative, got {timeout!r}")
+        ns = (timeout.days * 86400 + timeout.seconds) * 1_000_000_000 + timeout.microseconds * 1000
+        return min(ns, FOREVER) if timeout != timedelta.max else FOREVER
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a timedelta or seconds, not {type(timeout).__name__}")
+    if not timeout >= 0:
+        raise ValueError(f"timeout must be a number of seconds that is not negative, got {timeout!r}")
+    if timeout >= FOREVER / 1e9:
+        return FOREVER
+    return min(math.ceil(timeout * 1_000_000_000), FOREVER)
+
+
+def as_timedelta(timeout: Timeout) -> timedelta:
+    """The timeout as a timedelta; `timedelta.max` for what is longer than that. Raises as `span_ns`."""
+    if isinstance(timeout, timedelta):
+        span_ns(timeout)
+        return timeout
+    return timedelta.max if span_ns(timeout) == FOREVER else timedelta(seconds=timeout)
+
+
+def deadline_after(ns: int) -> int:
+    """The deadline `ns` nanoseconds from now; `FOREVER` when it is beyond 64 bits."""
+    return min(monotonic_ns() + ns, FOREVER)
+
+
+def seconds(ns: int) -> float:
+    """Nanoseconds as seconds, `inf` for `FOREVER`."""
+    return math.inf if ns >= FOREVER else ns / 1e9

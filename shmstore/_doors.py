@@ -1,0 +1,300 @@
+"""The handle of a segment, and the doors from it to the core: how a verb waits, ends, and fails.
+
+The door that releases the GIL is used in slices of 50 ms: after each the interpreter runs its signal handlers, a closed
+handle is noticed, and the call goes on with the same deadline.
+
+A handle is open as long as it has the attribute `_seg`. close() takes it away, so that the open case costs nothing to
+check and every call after, or in a thread that waits, finds out at its next look.
+
+Result buffers come from a pool, popped and pushed back: a buffer that belonged to a handle or a thread would be written
+by a signal handler that runs in the middle of a call and calls again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from time import monotonic_ns, sleep
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from shmstore import errors, segment
+from shmstore._deadline import FOREVER, Timeout, as_timedelta, deadline_after, seconds, span_ns
+from shmstore._keys import key_text
+from shmstore._native import ffi, lib
+from shmstore.store import Store
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from shmstore._native import Buffer, CData
+
+    Out: TypeAlias = tuple[CData, Buffer, CData]
+
+SLICE_NS: Final = 50_000_000
+ROOM: Final = lib.SST_TRY_COPY
+"""Bytes of a pooled result buffer: what the fast door copies at most."""
+
+USER: Final = lib.SST_USER
+RAW: Final = lib.SST_RAW
+AGAIN: Final = (lib.SST_EAGAIN, lib.SST_EINTR)
+
+outs: Final[list[Out]] = []
+"""Free result buffers of ROOM bytes: the memory, a view of it, and where the core writes a length."""
+
+
+def new_out(room: int) -> Out:
+    memory = ffi.new("char[]", room)
+    return memory, ffi.buffer(memory, room), ffi.new("size_t *")
+
+
+class Wait:
+    """One call that may wait: since when, until when, and its place among the segment's waiters."""
+
+    __slots__ = ("cookie", "deadline", "doing", "seg", "span", "start", "store")
+
+    def __init__(self, store: Handle, doing: str, timeout: Timeout | None) -> None:
+        self.store = store
+        self.doing = doing
+        self.span = store._span_ns if timeout is None else span_ns(timeout)  # noqa: SLF001 -- a part of the handle
+        self.start = monotonic_ns()
+        self.deadline = min(self.start + self.span, FOREVER)
+        self.cookie = ffi.new("uint32_t *")
+        self.seg: CData | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Gives the waiter slot back; a waiter that goes on to another key takes a new one."""
+        if self.seg is not None and self.cookie[0]:
+            lib.sst_waiter_release(self.seg, self.cookie)
+            self.cookie[0] = 0
+
+    def late(self) -> bool:
+        return self.deadline != FOREVER and monotonic_ns() >= self.deadline
+
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return (monotonic_ns() - self.start) / 1e9
+
+    def text(self, what: str, elapsed: float) -> str:
+        return (
+            f"Wait timeout: {self.doing} on {self.store!r}: {what} (waited {elapsed:.3f} s, "
+            f"the limit is {seconds(self.span):g} s)"
+        )
+
+    def timed_out(self, missing: list[bytes]) -> errors.StoreTimeoutError:
+        keys = [key_text(raw) for raw in missing]
+        named = ", ".join(map(repr, keys[:8])) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+        elapsed = self.elapsed()
+        what = f"{'key' if len(keys) == 1 else 'keys'} {named} did not come"
+        return errors.StoreTimeoutError(
+            self.text(what, elapsed), keys=keys, elapsed=elapsed, timeout=seconds(self.span)
+        )
+
+    def busy(self, keys: list[bytes]) -> errors.StoreTimeoutError:
+        """To be made in the thread that got SST_EBUSY."""
+        slot, pid = ffi.new("uint32_t *"), ffi.new("int32_t *")
+        known = self.seg is not None and lib.sst_holder(self.seg, slot, pid) == lib.SST_OK
+        who = f"process {pid[0]} (alive, maybe stopped; peer slot {slot[0]})" if known else "a live process"
+        elapsed = self.elapsed()
+        return errors.StoreTimeoutError(
+            self.text(f"{who} held the lock all the time", elapsed),
+            keys=map(key_text, keys),
+            elapsed=elapsed,
+            timeout=seconds(self.span),
+        )
+
+
+def take(room: int = 0) -> Out:
+    if room <= ROOM:
+        try:
+            return outs.pop()
+        except IndexError:
+            return new_out(ROOM)
+    return new_out(room)
+
+
+def give(out: Out) -> None:
+    if len(out[1]) == ROOM:
+        outs.append(out)
+
+
+class Handle(Store):
+    """A handle on an attachment. Its subclass `SegmentStore` has the verbs."""
+
+    _seg: CData
+
+    def __init__(self, attachment: segment.Attachment, timeout: Timeout) -> None:
+        self._timeout = as_timedelta(timeout)
+        self._span_ns = span_ns(timeout)
+        self._watch = False
+        self._rank: int | None = None
+        self._rank_pid = 0
+        self._attachment = attachment
+        self._seg = attachment.seg
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "_seg":
+                raise errors.StoreClosedError(f"{self!r} is closed")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    # -- the handle ---------------------------------------------------------------------------------------------------
+
+    @property
+    def timeout(self) -> timedelta:
+        return self._timeout
+
+    def set_timeout(self, timeout: Timeout) -> None:
+        as_given = as_timedelta(timeout)
+        self._span_ns = span_ns(timeout)
+        self._timeout = as_given
+
+    def close(self) -> None:
+        if self.__dict__.pop("_seg", None) is None:
+            return
+        self._leave_rank()
+        segment.release(self._attachment)
+
+    def __del__(self) -> None:
+        if self.__dict__.pop("_seg", None) is None:
+            return
+        self._leave_rank()
+        segment.release_later(self._attachment)
+
+    def _leave_rank(self) -> None:
+        if self._rank is not None and self._rank_pid == os.getpid():
+            lib.sst_rank_leave(self._attachment.seg, self._rank)
+
+    def _waiter_rank(self) -> int:
+        """Rank + 1 for those who look who waits; 0 for none. A forked child has no rank."""
+        return self._rank + 1 if self._rank is not None and self._rank_pid == os.getpid() else 0
+
+    def verify(self) -> list[str]:
+        """Walks every invariant of the segment, for tests and tools; one line a broken one, none when it is sound.
+
+        Blocks for the locks of what it reads, as long as their holders do.
+        """
+        report = ffi.new("char[]", 1 << 16)
+        code = lib.sst_verify(self._seg, report, 1 << 16)
+        if code < 0:
+            raise errors.from_code(code, "verify", repr(self))
+        return ffi.string(report).decode("utf-8", "replace").splitlines()
+
+    # -- the doors that release the GIL -------------------------------------------------------------------------------
+
+    def _run(self, verb: str, raw: bytes, call: Callable[[CData, int], int], wait: Wait | None = None) -> int:
+        """Carries a verb that waits for no key through, however often a lock makes it wait; its code.
+
+        Args:
+            verb: for an error.
+            raw: the key, for an error.
+            call: takes the segment and a deadline.
+            wait: the longer call that this one is a part of, for its deadline; None: the handle's own timeout.
+        """
+        while True:
+            seg = self._seg
+            until = deadline_after(min(SLICE_NS, self._span_ns))
+            code = call(seg, until if wait is None else min(until, wait.deadline))
+            if code not in AGAIN and code != lib.SST_EBUSY:
+                return code
+            if wait is None:
+                wait = Wait(self, f"{verb}({key_text(raw)!r})", None)
+            wait.seg = seg
+            if code == lib.SST_EBUSY and wait.late():
+                raise wait.busy([raw])
+
+    def _must(self, verb: str, raw: bytes, call: Callable[[CData, int], int], wait: Wait | None = None) -> int:
+        """The same; a code that is an error is raised."""
+        code = self._run(verb, raw, call, wait)
+        if code < 0:
+            raise errors.from_code(code, f"{verb}({key_text(raw)!r})", repr(self))
+        return code
+
+    def _fetch(
+        self,
+        verb: str,
+        raw: bytes,
+        call: Callable[[CData, CData, int, CData, int], int],
+        wait: Wait | None = None,
+        room: int = 0,
+    ) -> bytes | None:
+        """A verb that answers with a value: call(segment, memory, room, length, deadline). None: no such key."""
+        out = take(room)
+        while True:
+
+            def once(seg: CData, until: int, out: Out = out) -> int:
+                return call(seg, out[0], len(out[1]), out[2], until)
+
+            code = self._run(verb, raw, once, wait)
+            _, view, length = out
+            value = view[: length[0]] if code == lib.SST_OK else None
+            give(out)
+            if code in (lib.SST_OK, lib.SST_ENOENT):
+                return value
+            if code != lib.SST_ENOBUFS:
+                raise errors.from_code(code, f"{verb}({key_text(raw)!r})", repr(self))
+            out = new_out(length[0])
+
+    def _read(self, verb: str, raw: bytes, wait: Wait) -> bytes | None:
+        """The key's value if it is there."""
+        return self._fetch(
+            verb,
+            raw,
+            lambda seg, memory, room, length, until: lib.sst_get(
+                seg, USER, raw, len(raw), memory, room, length, until, 0
+            ),
+            wait,
+        )
+
+    def _get(self, wait: Wait, raw: bytes, wanted: list[bytes]) -> bytes:
+        """The key's value when it comes; `wanted` are the keys an error is to look for."""
+        nap = 0.0
+        while True:
+            value = self._read("get", raw, wait)
+            if value is not None:
+                return value
+            if nap:  # a queue of that name has items: the core's wait is over at once, and the key still missing
+                sleep(min(nap, max(wait.deadline - monotonic_ns(), 0) / 1e9))
+            if not self._park(wait, USER, raw) or (nap and wait.late()):
+                missing = [key for key in dict.fromkeys(wanted) if key == raw or not self._there(key, wait)]
+                raise wait.timed_out(missing)
+            nap = min(nap * 2 or 0.001, 0.05) if self._there(raw, wait) else 0.0
+
+    def _park(self, wait: Wait, space: int, raw: bytes, named: bytes | None = None) -> bool:
+        """Waits for the key for one slice; False when the deadline has passed and it is not there."""
+        self._watch_peers(named or raw)
+        seg = wait.seg = self._seg
+        code = lib.sst_wait(seg, space, raw, len(raw), wait.cookie, self._waiter_rank(), wait.deadline, SLICE_NS)
+        if code == lib.SST_OK or code in AGAIN:
+            return True
+        if code == lib.SST_ETIMEDOUT:
+            return False
+        if code != lib.SST_EBUSY:
+            raise errors.from_code(code, wait.doing, repr(self))
+        if wait.late():
+            raise wait.busy([named or raw])
+        return True
+
+    def _there(self, raw: bytes, wait: Wait | None = None, space: int = USER) -> bool:
+        """True when the key, or a queue of that name with items, is there."""
+        code = lib.sst_fast_check(self._seg, space, raw, len(raw))
+        if code < 0:
+            code = self._must("check", raw, lambda seg, until: lib.sst_check(seg, space, raw, len(raw), until, 0), wait)
+        return code == 1
+
+    def _missing(self, raws: list[bytes], wait: Wait) -> list[bytes]:
+        """Those of the keys that are not there, each once."""
+        return [raw for raw in dict.fromkeys(raws) if not self._there(raw, wait)]
+
+    def _watch_peers(self, raw: bytes) -> None:
+        """PeerDiedError if this handle watches and a registered rank is dead; before and after each slice."""

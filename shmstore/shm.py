@@ -1,0 +1,263 @@
+"""ShmStore and HashStore: one core, two lifetimes.
+
+A ShmStore is a segment with a name: any process that says the name shares it, and the last one out removes it. A
+HashStore is the same segment without a name: the threads of this process share it, and its forked children.
+"""
+
+# ruff: noqa: D102 -- what Store describes is described there, and help() shows it here too
+from __future__ import annotations
+
+import atexit
+import multiprocessing.util
+import os
+import weakref
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
+
+from shmstore import errors, segment
+from shmstore._deadline import DEFAULT, Timeout, span_ns
+from shmstore._keys import key_text
+from shmstore._native import lib
+from shmstore._peers import Peer, dead_rank, peers_of
+from shmstore._verbs import SegmentStore
+from shmstore.store import Capabilities
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["HashStore", "Peer", "ShmStore"]
+
+H = TypeVar("H", bound=SegmentStore)
+
+_SHM: Final = Capabilities(cross_process=True, picklable=True, fork=True, names_dead=True)
+_HASH: Final = Capabilities(fork=True)
+
+
+class ShmStore(SegmentStore):
+    """A store in a named segment of shared memory: no server, no port; processes that say the name share it.
+
+    Args:
+        name: 1 to 240 bytes of UTF-8 without slash and NUL; the segment is `/dev/shm/shmstore.<name>`.
+        rank: registers this process (or thread) as that rank, so that the others learn of its death; None registers
+            none. Below `world_size` if that is given, and below 4096.
+        world_size: the segment is not removed before that many ranks have registered once, so that rank 0 may leave
+            before rank 1 comes; None removes it with its last user.
+        timeout: this handle's own; a timedelta or seconds.
+        create: None attaches, or creates where there is nothing; True must create; False must attach.
+        persist: the segment stays when its last user leaves.
+        capacity: bytes it may grow to; taken from /dev/shm only as it is used.
+        mode: permissions, 0o600 or with bits of the group (0o660).
+        sync: "futex" or "semaphore", how processes park; None is the segment's own, futex for a new one.
+        watch_peers: waits and gets of this handle fail with PeerDiedError when a registered rank dies meanwhile.
+
+    Of a segment that is there already, its own capacity, mode, persist and world_size stay, and a `sync` that is given
+    must be its own. Blocks only for the lock file of a creator or leaver, at most `timeout`.
+
+    Raises:
+        SegmentExistsError: create=True, and it is in use. SegmentNotFoundError: create=False, and it is not there.
+        SegmentInvalidError: what is there cannot be used; says why. StoreFullError: no room in /dev/shm.
+        ValueError: the rank has a live owner; or an argument is out of range. TypeError.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
+        timeout: Timeout = DEFAULT,
+        create: bool | None = None,
+        persist: bool = False,
+        capacity: int = segment.CAPACITY,
+        mode: int = 0o600,
+        sync: Literal["futex", "semaphore"] | None = None,
+        watch_peers: bool = False,
+    ) -> None:
+        segment.check_name(name)
+        _check_ranks(rank, world_size)
+        plan = segment.Plan(
+            create=create,
+            persist=bool(persist),
+            capacity=_checked_capacity(capacity),
+            mode=_checked_mode(mode),
+            engine=_checked_engine(sync),
+            world_size=world_size or 0,
+        )
+        wait_ns = span_ns(timeout)
+        self._name = name
+        super().__init__(segment.attach(name, plan, wait_ns), timeout)
+        self._watch = bool(watch_peers)
+        _handles.add(self)
+        if rank is not None:
+            self._register(rank)
+
+    def _register(self, rank: int) -> None:
+        code = lib.sst_rank_register(self._seg, rank)
+        if code < 0:
+            text = repr(self)
+            taken = next((peer for peer in self.peers() if peer.rank == rank), None)
+            self.close()
+            if code == lib.SST_EEXIST:
+                by = f" (pid {taken.pid} on {taken.host})" if taken is not None else ""
+                raise ValueError(f"{text}: rank {rank} is taken by a live owner{by}")
+            raise errors.from_code(code, f"registering rank {rank}", text)
+        self._rank, self._rank_pid = rank, os.getpid()
+
+    @property
+    def name(self) -> str:
+        """The segment's name."""
+        return self._name
+
+    @property
+    def rank(self) -> int | None:
+        """The rank that this handle registered; None in a forked child, which has none."""
+        return self._waiter_rank() - 1 if self._waiter_rank() else None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return _SHM
+
+    def clone(self) -> Self:
+        return _share(self, _name=self._name, _watch=self._watch)
+
+    def peers(self) -> list[Peer]:
+        """Who is and was attached: one record a rank, ascending, then one a process that holds no rank.
+
+        Never waits. Not one snapshot: each record is true of the moment it was read.
+        """
+        return peers_of(self._seg)
+
+    def _watch_peers(self, raw: bytes) -> None:
+        dead = dead_rank(self._seg) if self._watch else None
+        if dead is not None:
+            waiting_on = key_text(raw)
+            raise errors.PeerDiedError(
+                f"{self!r}: rank {dead.rank} (pid {dead.pid} on {dead.host}) died while this process waited on "
+                f"{waiting_on!r}",
+                rank=dead.rank,
+                pid=dead.pid,
+                host=dead.host,
+                waiting_on=waiting_on,
+            )
+
+    def __repr__(self) -> str:
+        return f"ShmStore({self._name!r})" if self._rank is None else f"ShmStore({self._name!r}, rank={self._rank})"
+
+    def __reduce__(self) -> tuple[Callable[[str, timedelta, bool], ShmStore], tuple[str, timedelta, bool]]:
+        self._seg  # noqa: B018 -- a closed handle says so
+        return _by_name, (self._name, self._timeout, self._watch)
+
+
+class HashStore(SegmentStore):
+    """A store without a name: for the threads of this process, and for its forked children.
+
+    Args:
+        timeout: this handle's own; a timedelta or seconds.
+
+    It cannot be pickled (TypeError): a process that is not a child has no way to it. `clone` gives more handles.
+
+    Raises:
+        StoreFullError: no memory. TypeError, ValueError: not a timeout.
+    """
+
+    def __init__(self, timeout: Timeout = DEFAULT) -> None:
+        span_ns(timeout)
+        super().__init__(segment.anonymous(), timeout)
+        _handles.add(self)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return _HASH
+
+    def clone(self) -> Self:
+        return _share(self)
+
+    def __repr__(self) -> str:
+        return "HashStore()"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a HashStore cannot be pickled: it has no name another process could open; use a ShmStore")
+
+
+# -- handles ----------------------------------------------------------------------------------------------------------
+
+_handles: weakref.WeakSet[SegmentStore] = weakref.WeakSet()
+
+
+def _share(origin: H, **more: Any) -> H:
+    """Another handle on the origin's attachment, without its rank."""
+    origin._seg  # noqa: B018, SLF001 -- a closed handle says so
+    segment.share(origin._attachment)  # noqa: SLF001
+    made = object.__new__(type(origin))
+    SegmentStore.__init__(made, origin._attachment, origin.timeout)  # noqa: SLF001
+    made.__dict__.update(more)
+    _handles.add(made)
+    return made
+
+
+def _by_name(name: str, timeout: timedelta, watch_peers: bool) -> ShmStore:  # noqa: FBT001 -- pickle calls by position
+    return ShmStore(name, timeout=timeout, create=False, watch_peers=watch_peers)
+
+
+def _close_all() -> None:
+    """Leaves every segment in good order: at exit, so that LEFT is written and the last process unlinks."""
+    for handle in list(_handles):
+        handle.close()
+
+
+atexit.register(_close_all)
+
+
+def _in_multiprocessing_child(_: object) -> None:
+    # multiprocessing's forked children end with os._exit: no atexit, but its own finalizers, of which a child starts
+    # with none.
+    multiprocessing.util.Finalize(None, _close_all, exitpriority=100)
+
+
+multiprocessing.util.register_after_fork(_handles, _in_multiprocessing_child)
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _check_int(value: object, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+
+
+def _check_ranks(rank: int | None, world_size: int | None) -> None:
+    if world_size is not None:
+        _check_int(world_size, "world_size")
+        if not 1 <= world_size <= lib.SST_RANKS_MAX:
+            raise ValueError(f"world_size must be 1 to {lib.SST_RANKS_MAX}, got {world_size}")
+    if rank is not None:
+        _check_int(rank, "rank")
+        limit = world_size if world_size is not None else lib.SST_RANKS_MAX
+        if not 0 <= rank < limit:
+            raise ValueError(f"rank must be 0 to {limit - 1}, got {rank}")
+
+
+def _checked_capacity(capacity: int) -> int:
+    _check_int(capacity, "capacity")
+    least = lib.sst_min_capacity()
+    if not least <= capacity < 1 << 63:
+        raise ValueError(f"capacity must be {least} bytes or more, got {capacity}")
+    return capacity
+
+
+def _checked_mode(mode: int) -> int:
+    _check_int(mode, "mode")
+    if mode & ~0o660 or mode & 0o600 != 0o600:
+        raise ValueError(f"mode must be 0o600, or have bits of the group too (0o660), got {mode:#o}")
+    return mode
+
+
+def _checked_engine(sync: str | None) -> int | None:
+    if sync is None:
+        return None
+    if not isinstance(sync, str):
+        raise TypeError(f"sync must be a str, not {type(sync).__name__}")
+    if sync not in segment.ENGINES:
+        raise ValueError(f"sync must be one of {', '.join(map(repr, segment.ENGINES))}, got {sync!r}")
+    return segment.ENGINES[sync]

@@ -1,0 +1,1 @@
+"""For people who write a store: the contract, as tests. See `shmstore.testing.contract`."""

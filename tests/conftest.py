@@ -1,0 +1,79 @@
+"""What every test gets: the helpers on the path, a time limit, and a check that nothing was left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# `harness` and `workers` are imported by name, also by spawned children, under every pytest import mode.
+sys.path.insert(0, str(Path(__file__).parent))
+
+SHM = Path("/dev/shm")
+LIMIT_S = 90
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "leaks: the test may leave things behind (say why)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("timeout"):
+        for item in items:
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(LIMIT_S))
+
+
+def shm_entries() -> set[str]:
+    """Our segments in /dev/shm. The one lock file of an owner, .shmstore.lock.<uid>, stays by design."""
+    return {name for name in os.listdir(SHM) if name.startswith("shmstore.")}
+
+
+def fds() -> dict[int, str]:
+    out = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            out[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # the descriptor of the listing itself
+            continue
+    return out
+
+
+def has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    gc.collect()
+    entries, descriptors, threads, children = shm_entries(), fds(), set(threading.enumerate()), has_children()
+    yield
+    if request.node.get_closest_marker("leaks"):
+        return
+    gc.collect()
+    end = time.monotonic() + 3
+    while set(threading.enumerate()) - threads and time.monotonic() < end:
+        time.sleep(0.005)
+    assert not set(threading.enumerate()) - threads, "threads left behind"
+    assert not shm_entries() - entries, "segments left behind"
+    after = fds()
+    new = {fd: target for fd, target in after.items() if fd not in descriptors}
+    assert not new, "descriptors left behind"
+    assert children or not has_children(), "children left behind"
+
+
+@pytest.fixture
+def name() -> str:
+    """A segment name of this test's own."""
+    return f"t-{os.getpid()}-{uuid.uuid4().hex[:10]}"

@@ -1,0 +1,79 @@
+"""Signals: Ctrl-C ends every wait, handlers may use the store, and no signal shortens a timeout."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import inside
+import pytest
+import workers
+from harness import Team
+
+from shmstore import ShmStore
+
+
+@pytest.fixture(params=["futex", "semaphore"])
+def store(request: pytest.FixtureRequest, name: str) -> Iterator[ShmStore]:
+    with ShmStore(name, sync=request.param, timeout=30) as store:
+        yield store
+        assert inside.verify(store) == []
+
+
+@pytest.fixture
+def team() -> Iterator[Team]:
+    with Team(30) as team:
+        yield team
+
+
+@pytest.mark.parametrize("verb", ["get", "wait", "multi_get", "queue_pop", "barrier"])
+def test_ctrl_c_ends_a_wait(store: ShmStore, name: str, team: Team, verb: str) -> None:
+    child = team.start(workers.interrupted, name, verb)
+    team.go()
+    inside.parked(store, "never")
+    sent = time.monotonic()
+    child.signal(signal.SIGINT)
+    assert child.result() - sent < 10  # the wait itself would last 1000 s
+    assert store.get("afterwards", 0) == b"works"
+    assert inside.waits(store) == []
+
+
+def test_an_interrupted_popper_leaves_the_line(store: ShmStore, name: str, team: Team) -> None:
+    child = team.start(workers.interrupted, name, "queue_pop")
+    team.go()
+    inside.parked(store, "never")
+    child.signal(signal.SIGINT)
+    child.result()
+    store.queue_push("never", b"for me")
+    assert store.queue_pop("never", False) == b"for me"
+
+
+def test_handler_uses_the_store_while_its_thread_waits(store: ShmStore, name: str, team: Team) -> None:
+    child = team.start(workers.handler_uses_store, name)
+    team.go()
+    inside.parked(store, "never yet")
+    for n in range(1, 4):
+        child.signal(signal.SIGUSR2)
+        end = time.monotonic() + 20
+        while not store.check(["handled"]) or store.add("handled", 0) < n:
+            assert time.monotonic() < end, "the handler did not run while its thread waited"
+            time.sleep(0.001)
+    store.set("never yet", b"now")
+    value, hits = child.result()
+    assert value == b"now"
+    assert hits == 3
+
+
+def test_handlers_do_not_mix_results(store: ShmStore, name: str, team: Team) -> None:
+    child = team.start(workers.handler_storm, name, 5000)
+    team.go()
+    assert child.result() >= 50
+
+
+def test_signals_do_not_shorten_a_timeout(store: ShmStore, name: str, team: Team) -> None:
+    child = team.start(workers.signals_do_not_shorten, name, 0.25)
+    team.go()
+    took, hits = child.result()
+    assert took >= 0.25
+    assert hits > 5
