@@ -17,8 +17,8 @@ int sst_errno(void) { return last_errno; }
 
 const char *sst_strerror(int code) {
     switch (code) {
-#define X(name, text)                                                                                                \
-    case name:                                                                                                       \
+#define X(name, text)                                                                                                  \
+    case name:                                                                                                         \
         return text;
         SST_ERRORS(X)
 #undef X
@@ -29,8 +29,8 @@ const char *sst_strerror(int code) {
 
 const char *sst_error_name(int code) {
     switch (code) {
-#define X(name, text)                                                                                                \
-    case name:                                                                                                       \
+#define X(name, text)                                                                                                  \
+    case name:                                                                                                         \
         return #name;
         SST_ERRORS(X)
 #undef X

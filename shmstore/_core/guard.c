@@ -34,7 +34,8 @@ static int repair(sst_seg *s, uint32_t stripe, uint64_t deadline_ns) {
         r = sst_heap_enter(s, deadline_ns, 0);
     while (r == SST_EINTR);
     if (r != SST_OK) {
-        uint32_t me = sst_me(s), none = SST_OWNER(SST_OWNER_SLOT(me), SST_OWNER_GEN(me) == 1 ? 0xffff : SST_OWNER_GEN(me) - 1);
+        uint32_t me = sst_me(s),
+                 none = SST_OWNER(SST_OWNER_SLOT(me), SST_OWNER_GEN(me) == 1 ? 0xffff : SST_OWNER_GEN(me) - 1);
         st32_release(&st->lock, none | SST_WAITERS); /* an older generation of the own slot: dead for everybody */
         return r;
     }
@@ -118,7 +119,8 @@ static int inherit(sst_seg *s) {
     for (uint32_t i = 0; i < SST_STRIPES; i++) {
         sst_stripe *st = sst_stripe_at(s, i);
         v = ld32(&st->lock);
-        if ((v & SST_OWNER_MASK) == me || SST_OWNER_SLOT(v & SST_OWNER_MASK) != slot || !sst_lock_seize(s, &st->lock, v))
+        if ((v & SST_OWNER_MASK) == me || SST_OWNER_SLOT(v & SST_OWNER_MASK) != slot ||
+            !sst_lock_seize(s, &st->lock, v))
             continue;
         int r = repair(s, i, SST_FOREVER);
         if (r == SST_OK || r == SST_ECORRUPT)

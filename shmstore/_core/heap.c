@@ -64,7 +64,8 @@ static int grow(sst_seg *s, uint64_t need) {
         return SST_EINTR;
     if (err != 0)
         return sst_fail_with(err == ENOSPC || err == EFBIG ? SST_ENOSPC : SST_ESYS, err);
-    st64_release(&h->size, want); /* SYNC publish-size: release; pairs with sst_limit: the bytes exist before they count */
+    st64_release(&h->size,
+                 want); /* SYNC publish-size: release; pairs with sst_limit: the bytes exist before they count */
     sst_look(s);
     return SST_OK;
 }

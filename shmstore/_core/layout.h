@@ -22,11 +22,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SST_MAGIC UINT64_C(0x45524f54534d4853) /* "SHMSTORE" in memory */
-#define SST_MEANING 1u                         /* raise it when a field keeps its size and changes its meaning */
-#define SST_STRIPES 256u
-#define SST_CLASSES 75u
-#define SST_SPANS 256u
+#define SST_MAGIC        UINT64_C(0x45524f54534d4853) /* "SHMSTORE" in memory */
+#define SST_MEANING      1u                         /* raise it when a field keeps its size and changes its meaning */
+#define SST_STRIPES      256u
+#define SST_CLASSES      75u
+#define SST_SPANS        256u
 #define SST_CAPACITY_MAX (UINT64_C(1) << 36) /* 32-bit refs of 16 bytes */
 
 /* Lock and owner words (32 bits): who holds something.
@@ -35,11 +35,11 @@
  *   bit   31     WAITERS: somebody may be parked on this word
  *
  * A pid or tid never stands here: two containers may both run as pid 1. */
-#define SST_WAITERS UINT32_C(0x80000000)
-#define SST_OWNER_MASK UINT32_C(0x07ffffff)
+#define SST_WAITERS          UINT32_C(0x80000000)
+#define SST_OWNER_MASK       UINT32_C(0x07ffffff)
 #define SST_OWNER(slot, gen) (((uint32_t)(gen) << 11) | ((uint32_t)(slot) + 1u))
-#define SST_OWNER_SLOT(w) (((w) & 0x7ffu) - 1u) /* huge for nobody */
-#define SST_OWNER_GEN(w) (((w) >> 11) & 0xffffu)
+#define SST_OWNER_SLOT(w)    (((w) & 0x7ffu) - 1u) /* huge for nobody */
+#define SST_OWNER_GEN(w)     (((w) >> 11) & 0xffffu)
 
 /* The header. It never moves and its first six words keep their meaning in every layout, so that any version can say
  * what is wrong with any other's segment. */
@@ -98,10 +98,10 @@ typedef struct {
 } sst_block;
 
 enum { SST_BLOCK_FREE = 1, SST_BLOCK_INFLIGHT = 2, SST_BLOCK_USED = 3 };
-#define SST_BLOCK_MARK UINT32_C(0x5b1c0000)
+#define SST_BLOCK_MARK      UINT32_C(0x5b1c0000)
 #define SST_TAG(cls, state) (SST_BLOCK_MARK | ((uint32_t)(state) << 8) | (uint32_t)(cls))
-#define SST_TAG_CLS(tag) ((tag) & 0xffu)
-#define SST_TAG_STATE(tag) (((tag) >> 8) & 0xffu)
+#define SST_TAG_CLS(tag)    ((tag) & 0xffu)
+#define SST_TAG_STATE(tag)  (((tag) >> 8) & 0xffu)
 
 /* A table entry: the payload of a block. guard: the stripe lock; readers under the stripe's sequence.
  *
@@ -123,13 +123,13 @@ typedef struct {
 enum { SST_KIND_KEY = 1, SST_KIND_QUEUE = 2 };
 enum { SST_FORM_BYTES = 1, SST_FORM_COUNTER = 2 };
 #define SST_META(klen, space, kind) ((uint32_t)(klen) | ((uint32_t)(space) << 16) | ((uint32_t)(kind) << 24))
-#define SST_META_KLEN(m) ((m) & 0xffffu)
-#define SST_META_SPACE(m) (((m) >> 16) & 0xffu)
-#define SST_META_KIND(m) ((m) >> 24)
-#define SST_WORD(form, sel, len) (((uint64_t)(form) << 40) | ((uint64_t)(sel) << 32) | (uint64_t)(len))
-#define SST_WORD_LEN(w) ((uint32_t)(w))
-#define SST_WORD_SEL(w) ((uint32_t)((w) >> 32) & 1u)
-#define SST_WORD_FORM(w) ((uint32_t)((w) >> 40))
+#define SST_META_KLEN(m)            ((m) & 0xffffu)
+#define SST_META_SPACE(m)           (((m) >> 16) & 0xffu)
+#define SST_META_KIND(m)            ((m) >> 24)
+#define SST_WORD(form, sel, len)    (((uint64_t)(form) << 40) | ((uint64_t)(sel) << 32) | (uint64_t)(len))
+#define SST_WORD_LEN(w)             ((uint32_t)(w))
+#define SST_WORD_SEL(w)             ((uint32_t)((w) >> 32) & 1u)
+#define SST_WORD_FORM(w)            ((uint32_t)((w) >> 40))
 
 /* A queue item: the payload of a block. */
 typedef struct {
@@ -155,7 +155,7 @@ typedef struct {
 } sst_stripe;
 #define SST_EVENT_WAITERS 1u
 #define SST_EVENT_FORWARD 2u
-#define SST_EVENT_ONE 4u
+#define SST_EVENT_ONE     4u
 
 /* A peer slot: a process. Its life is an OFD write lock on byte SST_LIFE + slot of the file, not a word in here.
  *
@@ -179,9 +179,10 @@ typedef struct {
 #define SST_LIFE (UINT64_C(1) << 40)
 
 /* A rank: owner word | pid << 32 | state << 62, moved by CAS alone. */
-#define SST_RANK(owner, pid, state) ((uint64_t)(owner) | ((uint64_t)((pid)&0x3fffffffu) << 32) | ((uint64_t)(state) << 62))
+#define SST_RANK(owner, pid, state)                                                                                    \
+    ((uint64_t)(owner) | ((uint64_t)((pid) & 0x3fffffffu) << 32) | ((uint64_t)(state) << 62))
 #define SST_RANK_OWNER(w) ((uint32_t)(w))
-#define SST_RANK_PID(w) ((uint32_t)((w) >> 32) & 0x3fffffffu)
+#define SST_RANK_PID(w)   ((uint32_t)((w) >> 32) & 0x3fffffffu)
 #define SST_RANK_STATE(w) ((uint32_t)((w) >> 62))
 
 /* A waiter slot: a parked thread. guard: its owner, but `owner` itself (CAS) and sem (posted by setters).
@@ -214,11 +215,11 @@ static_assert(sizeof(sem_t) <= 32, "sem_t");
 static_assert(sizeof(sst_waiter_slot) <= 128 && offsetof(sst_waiter_slot, sem) == 40, "waiter slot");
 
 /* Where the tables lie, bytes. */
-#define SST_AT_HEAP UINT64_C(4096)
-#define SST_AT_PEERS UINT64_C(8192)
-#define SST_AT_RANKS (SST_AT_PEERS + SST_PEERS_MAX * sizeof(sst_peer_slot))
-#define SST_AT_WAITERS (SST_AT_RANKS + SST_RANKS_MAX * sizeof(uint64_t))
-#define SST_AT_STRIPES (SST_AT_WAITERS + SST_WAITERS_MAX * UINT64_C(128))
+#define SST_AT_HEAP      UINT64_C(4096)
+#define SST_AT_PEERS     UINT64_C(8192)
+#define SST_AT_RANKS     (SST_AT_PEERS + SST_PEERS_MAX * sizeof(sst_peer_slot))
+#define SST_AT_WAITERS   (SST_AT_RANKS + SST_RANKS_MAX * sizeof(uint64_t))
+#define SST_AT_STRIPES   (SST_AT_WAITERS + SST_WAITERS_MAX * UINT64_C(128))
 #define SST_AT_DIRECTORY (SST_AT_STRIPES + SST_STRIPES * sizeof(sst_stripe))
 
 #endif

@@ -3,9 +3,9 @@
 #include "clock.h"
 #include "liveness.h"
 
-#define SPINS 40             /* about 1 us of pauses: holds are shorter, and a longer spin measured slower */
+#define SPINS       40             /* about 1 us of pauses: holds are shorter, and a longer spin measured slower */
 #define SLICE_FIRST 1000000u /* 1 ms, doubled up to 16 ms */
-#define SLICE_LAST 16000000u
+#define SLICE_LAST  16000000u
 
 static _Thread_local uint32_t busy_owner; /* behind this thread's last SST_EBUSY */
 

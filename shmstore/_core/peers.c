@@ -25,8 +25,8 @@ static uint64_t start_of_process(void) {
     text[n] = 0;
     const char *p = strrchr(text, ')'); /* field 2 may hold spaces; starttime is field 22 */
     unsigned long long ticks = 0;
-    if (p == NULL || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-                            &ticks) != 1)
+    if (p == NULL ||
+        sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &ticks) != 1)
         return 0;
     return ticks * (1000000000u / (uint64_t)sysconf(_SC_CLK_TCK));
 }

@@ -75,10 +75,25 @@ static uint64_t mix(uint64_t h, uint64_t v) { return (h ^ v) * UINT64_C(0x100000
 
 uint64_t sst_layout_id(void) {
     const uint64_t facts[] = {
-        SST_MEANING,       sizeof(sst_header),    sizeof(sst_heap),  sizeof(sst_peer_slot), sizeof(sst_waiter_slot),
-        sizeof(sst_stripe), sizeof(sst_entry),    sizeof(sst_item),  sizeof(sst_block),     sizeof(sem_t),
-        SST_STRIPES,       SST_CLASSES,           SST_SPANS,         SST_PEERS_MAX,         SST_RANKS_MAX,
-        SST_WAITERS_MAX,   SST_NOTE_MAX,          SST_KEY_MAX,       SST_AT_DIRECTORY,
+        SST_MEANING,
+        sizeof(sst_header),
+        sizeof(sst_heap),
+        sizeof(sst_peer_slot),
+        sizeof(sst_waiter_slot),
+        sizeof(sst_stripe),
+        sizeof(sst_entry),
+        sizeof(sst_item),
+        sizeof(sst_block),
+        sizeof(sem_t),
+        SST_STRIPES,
+        SST_CLASSES,
+        SST_SPANS,
+        SST_PEERS_MAX,
+        SST_RANKS_MAX,
+        SST_WAITERS_MAX,
+        SST_NOTE_MAX,
+        SST_KEY_MAX,
+        SST_AT_DIRECTORY,
 #if defined(__GLIBC__)
         1, /* glibc's and musl's sem_t differ inside */
 #else

@@ -153,8 +153,8 @@ int sst_set(sst_seg *s, uint32_t space, const char *key, size_t klen, const char
 /* *len is the value's length, also with SST_ENOBUFS. SST_ENOENT: no such key (never waits for one). */
 int sst_get(sst_seg *s, uint32_t space, const char *key, size_t klen, char *buf, size_t room, size_t *len,
             uint64_t deadline_ns, uint32_t flags);
-int sst_add(sst_seg *s, uint32_t space, const char *key, size_t klen, int64_t n, int64_t *value,
-            uint64_t deadline_ns, uint32_t flags);
+int sst_add(sst_seg *s, uint32_t space, const char *key, size_t klen, int64_t n, int64_t *value, uint64_t deadline_ns,
+            uint32_t flags);
 /* The c10d rules; the answer goes to buf (size it for the larger of desired and expected first, then as *len says:
  * SST_ENOBUFS changes nothing). */
 int sst_compare_set(sst_seg *s, uint32_t space, const char *key, size_t klen, const char *expected, size_t elen,
@@ -164,14 +164,15 @@ int sst_append(sst_seg *s, uint32_t space, const char *key, size_t klen, const c
                uint64_t deadline_ns, uint32_t flags);
 /* 1: the key, or a non-empty queue of that name, is there; 0: not. */
 int sst_check(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t deadline_ns, uint32_t flags);
-int sst_delete(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t deadline_ns, uint32_t flags); /* 1/0 */
+int sst_delete(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t deadline_ns,
+               uint32_t flags); /* 1/0 */
 int sst_num_keys(sst_seg *s, uint32_t space, const char *prefix, size_t plen, int64_t *n, uint64_t deadline_ns,
                  uint32_t flags);
 /* Keys with that prefix, from stripe *cursor on, as (u32 length, bytes) records, *used bytes of them; *cursor moves to
  * the next unread stripe; returns 1 while stripes are left, 0 at the end. SST_ENOBUFS: the next stripe alone needs
  * *used bytes. Each stripe is one snapshot. */
-int sst_list_keys(sst_seg *s, uint32_t space, const char *prefix, size_t plen, uint32_t *cursor, char *buf,
-                  size_t room, size_t *used, uint64_t deadline_ns);
+int sst_list_keys(sst_seg *s, uint32_t space, const char *prefix, size_t plen, uint32_t *cursor, char *buf, size_t room,
+                  size_t *used, uint64_t deadline_ns);
 /* Sets n pairs. keys, vals: concatenated bytes; klens, vlens: n lengths each. All stripes concerned are locked first;
  * SST_EFULL or SST_ENOSPC: nothing was set. */
 int sst_multi_set(sst_seg *s, uint32_t space, const char *keys, const uint32_t *klens, const char *vals,

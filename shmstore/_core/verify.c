@@ -222,7 +222,8 @@ static void walk_people(walk *w) {
         uint64_t v = ld64(sst_rank_at(w->s, i));
         uint32_t owner = SST_RANK_OWNER(v), state = SST_RANK_STATE(v);
         if (state > SST_RANK_LEFT || (state == SST_RANK_FREE) != (v == 0) ||
-            (v != 0 && (SST_OWNER_SLOT(owner) >= SST_PEERS_MAX || SST_OWNER_GEN(owner) == 0 || owner & ~SST_OWNER_MASK)))
+            (v != 0 &&
+             (SST_OWNER_SLOT(owner) >= SST_PEERS_MAX || SST_OWNER_GEN(owner) == 0 || owner & ~SST_OWNER_MASK)))
             broke(w, SST_INV_RANK, i);
     }
     for (uint32_t i = 0; i < SST_WAITERS_MAX; i++) {

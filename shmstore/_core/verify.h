@@ -2,26 +2,26 @@
 #ifndef SST_VERIFY_H
 #define SST_VERIFY_H
 
-#define SST_INVARIANTS(X)                                                                                            \
-    X(HEADER, "header: magic, layout, sizes and geometry agree")                                                     \
-    X(HEAP_IDLE, "heap-idle: no heap operation is half done while its lock is free")                                 \
-    X(HEAP_TILES, "heap-tiles: blocks lie tightly from the first to brk")                                            \
-    X(FREE_LIST, "free-list: each free list holds free blocks of its class, once")                                   \
-    X(NO_LEAK, "no-leak: each block is free, in hand, or reached by the table")                                      \
-    X(STRIPE_STILL, "stripe-still: no sequence is odd while its lock is free")                                       \
-    X(INFLIGHT, "inflight: what is in hand of a free stripe is unreached or used")                                   \
-    X(CHAIN, "chain: each link leads to an entry inside the heap, without a loop")                                   \
-    X(ENTRY, "entry: key length, space and kind are in range")                                                       \
-    X(HOME, "home: each entry stands in the bucket of its key's hash")                                               \
-    X(UNIQUE, "unique: no key stands twice in its chain")                                                            \
-    X(USED, "used: what the table reaches is a used block")                                                          \
-    X(ONCE, "once: no block is reached twice")                                                                       \
-    X(VALUE, "value: each value has a form and fits its block")                                                      \
-    X(COUNTS, "counts: a stripe's keys and entries are what it says")                                                \
-    X(QUEUE, "queue: a queue's length and last item are what its list says")                                         \
-    X(OWNER, "owner: lock words name peer slots")                                                                    \
-    X(PEER, "peer: slot states are known, and claimed ones have a generation")                                       \
-    X(RANK, "rank: ranks name peer slots")                                                                           \
+#define SST_INVARIANTS(X)                                                                                              \
+    X(HEADER, "header: magic, layout, sizes and geometry agree")                                                       \
+    X(HEAP_IDLE, "heap-idle: no heap operation is half done while its lock is free")                                   \
+    X(HEAP_TILES, "heap-tiles: blocks lie tightly from the first to brk")                                              \
+    X(FREE_LIST, "free-list: each free list holds free blocks of its class, once")                                     \
+    X(NO_LEAK, "no-leak: each block is free, in hand, or reached by the table")                                        \
+    X(STRIPE_STILL, "stripe-still: no sequence is odd while its lock is free")                                         \
+    X(INFLIGHT, "inflight: what is in hand of a free stripe is unreached or used")                                     \
+    X(CHAIN, "chain: each link leads to an entry inside the heap, without a loop")                                     \
+    X(ENTRY, "entry: key length, space and kind are in range")                                                         \
+    X(HOME, "home: each entry stands in the bucket of its key's hash")                                                 \
+    X(UNIQUE, "unique: no key stands twice in its chain")                                                              \
+    X(USED, "used: what the table reaches is a used block")                                                            \
+    X(ONCE, "once: no block is reached twice")                                                                         \
+    X(VALUE, "value: each value has a form and fits its block")                                                        \
+    X(COUNTS, "counts: a stripe's keys and entries are what it says")                                                  \
+    X(QUEUE, "queue: a queue's length and last item are what its list says")                                           \
+    X(OWNER, "owner: lock words name peer slots")                                                                      \
+    X(PEER, "peer: slot states are known, and claimed ones have a generation")                                         \
+    X(RANK, "rank: ranks name peer slots")                                                                             \
     X(WAITER, "waiter: waiter slots belong to peer slots and park on words of the tables")
 
 enum {

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import SpawnProcess
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -69,7 +70,7 @@ class Plan:
     help="Seconds after which a wait has failed.",
 )
 @click.option("--kill", type=click.IntRange(0), metavar="RANK", help="This rank kills itself before the barriers.")
-def demo(nproc: int, rounds: int, sync: str, timeout: float, kill: int | None) -> None:
+def demo(nproc: int, rounds: int, sync: Literal["futex", "semaphore"], timeout: float, kill: int | None) -> None:
     """Starts processes that share values and wait for each other, and shows what each saw.
 
     Exits with 1 when a rank failed, died or saw anything else than what the others held.
@@ -101,7 +102,7 @@ def demo(nproc: int, rounds: int, sync: str, timeout: float, kill: int | None) -
 def _run(plan: Plan) -> list[Report | str]:
     """Starts all ranks and collects a report of each; stops the rest at the first one that fails."""
     context = multiprocessing.get_context("spawn")
-    ranks: dict[Connection, tuple[int, BaseProcess]] = {}
+    ranks: dict[Connection, tuple[int, SpawnProcess]] = {}
     results: list[Report | str] = []
     try:
         for rank in range(plan.nproc):
@@ -126,7 +127,7 @@ def _run(plan: Plan) -> list[Report | str]:
             pipe.close()
 
 
-def _receive(pipe: Connection, rank: int, process: BaseProcess) -> Report | str:
+def _receive(pipe: Connection, rank: int, process: SpawnProcess) -> Report | str:
     try:
         result = pipe.recv()
     except EOFError:
