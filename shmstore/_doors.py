@@ -3,8 +3,8 @@
 The door that releases the GIL is used in slices of 50 ms: after each the interpreter runs its signal handlers, a closed
 handle is noticed, and the call goes on with the same deadline.
 
-A handle is open as long as it has the attribute `_seg`. close() takes it away, so that the open case costs nothing to
-check and every call after, or in a thread that waits, finds out at its next look.
+A handle is open as long as it has an attribute `_seg` of its own. close() takes it away, so that the open case costs
+nothing to check, and every call after, or in a thread that waits, meets the class's at its next look, which raises.
 
 Result buffers come from a pool, popped and pushed back: a buffer that belonged to a handle or a thread would be written
 by a signal handler that runs in the middle of a call and calls again.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from time import monotonic_ns, sleep
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 from shmstore import errors, segment
 from shmstore._deadline import FOREVER, Timeout, as_timedelta, deadline_after, seconds, span_ns
@@ -127,10 +127,20 @@ def give(out: Out) -> None:
         outs.append(out)
 
 
+class _Closed:
+    """What `_seg` is once the handle's own is gone. It has no __set__, so that the handle's own comes first."""
+
+    def __get__(self, handle: Handle | None, owner: type[Handle]) -> NoReturn:
+        raise errors.StoreClosedError(f"{handle!r} is closed")
+
+
 class Handle(Store):
     """A handle on an attachment. Its subclass `SegmentStore` has the verbs."""
 
-    _seg: CData
+    if TYPE_CHECKING:
+        _seg: CData
+    else:
+        _seg = _Closed()
 
     def __init__(self, attachment: segment.Attachment, timeout: Timeout) -> None:
         self._timeout = as_timedelta(timeout)
@@ -140,13 +150,6 @@ class Handle(Store):
         self._rank_pid = 0
         self._attachment = attachment
         self._seg = attachment.seg
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if name == "_seg":
-                raise errors.StoreClosedError(f"{self!r} is closed")
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # -- the handle ---------------------------------------------------------------------------------------------------
 

@@ -93,6 +93,8 @@ def life_lock(owner: int, wait_ns: int, shared: bool = False) -> Iterator[None]:
         if shared and owner == os.geteuid():
             os.fchmod(fd, 0o660)
 
+    if owner != os.geteuid() and not path.exists():  # made by us, it would shut the owner out
+        raise errors.SegmentInvalidError(f"{path} is missing: uid {owner} has to open the segment once more")
     lock = FileLock(
         path,
         mode=0o600,

@@ -144,9 +144,12 @@ def attach(name: str, plan: Plan, wait_ns: int) -> Attachment:
     path = SHM / f"shmstore.{name}"
     while True:
         try:
-            owner = path.lstat().st_uid
+            found = path.lstat()
         except FileNotFoundError:
             owner = os.geteuid()
+        else:
+            _check_ours(name, found)  # before the lock file of another owner is touched
+            owner = found.st_uid
         with _stepping(), life_lock(owner, wait_ns, bool(plan.mode & 0o060)):
             made = _open_step(name, path, plan, owner)
         if made is not None:
@@ -189,8 +192,8 @@ def _open_existing(name: str) -> int | None:
         return None
     except posix_ipc.PermissionsError:
         raise errors.SegmentInvalidError(f"{_label(name)}: belongs to another user") from None
-    except OSError as error:
-        raise errors.SegmentInvalidError(f"{_label(name)}: cannot be opened: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # posix_ipc makes EINVAL a ValueError
+        raise errors.SegmentInvalidError(f"{_label(name)}: cannot be opened: {error}") from error
     fd: int = memory.fd
     os.set_inheritable(fd, False)
     return fd

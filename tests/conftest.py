@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 import threading
 import time
@@ -32,8 +33,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def shm_entries() -> set[str]:
-    """Our segments in /dev/shm. The one lock file of an owner, .shmstore.lock.<uid>, stays by design."""
-    return {name for name in os.listdir(SHM) if name.startswith("shmstore.")}
+    """Our segments in /dev/shm, but those named by a test run beside this one (`name` puts the pid in).
+
+    The one lock file of an owner, .shmstore.lock.<uid>, stays by design.
+    """
+    others = re.compile(rf"shmstore\.(t|model)-(?!{os.getpid()}-)\d+-")
+    return {name for name in os.listdir(SHM) if name.startswith("shmstore.") and not others.match(name)}
 
 
 def fds() -> dict[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from shmstore import PrefixStore
 from shmstore._native import ffi, lib
 
 WHAT = {"stripe": 0, "heap": 1, "waiter": 2, "peer": 3}

@@ -747,9 +747,9 @@ class StoreContract:
         for n in range(1, 5):
             calls.append(Later(store.queue_pop, "queue"))
             parked("queue", n)
-        for n in range(4):
+        for n, call in enumerate(calls):
             store.queue_push("queue", str(n))
-        assert [call.result() for call in calls] == [b"0", b"1", b"2", b"3"]
+            assert call.result() == str(n).encode()
 
     def test_queue_waiter_that_gives_up_passes_its_place_on(self, store_factory: Factory, parked: Parked) -> None:
         hasty, patient = store_factory(), store_factory()

@@ -188,6 +188,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.handles[0].num_keys() == len(self.keys)
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of the big values
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("engine", ["futex", "semaphore", "hash"])
 def test_store_agrees_with_a_dict(engine: str) -> None:

@@ -70,9 +70,9 @@ def test_poppers_of_processes_are_served_in_order(store: ShmStore, name: str, te
         child.say(None)
         inside.parked(store, "queue", n)
         children.append(child)
-    for item in (b"0", b"1", b"2"):
+    for child, item in zip(children, (b"0", b"1", b"2"), strict=True):
         store.queue_push("queue", item)
-    assert [child.result() for child in children] == [b"0", b"1", b"2"]
+        assert child.result() == item
 
 
 @pytest.mark.parametrize(
