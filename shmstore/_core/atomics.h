@@ -67,6 +67,7 @@ static inline uint32_t or32_seq_cst(uint32_t *p, uint32_t bits) {
 
 /* Words private to the process (call counts, what was seen of the file): the same wrappers, uncounted. */
 static inline uint32_t own_add32(uint32_t *p, uint32_t n) { return __atomic_fetch_add(p, n, __ATOMIC_ACQ_REL); }
+static inline uint64_t own_add64(uint64_t *p, uint64_t n) { return __atomic_fetch_add(p, n, __ATOMIC_ACQ_REL); }
 static inline int own_cas32(uint32_t *p, uint32_t old, uint32_t desired) {
     return __atomic_compare_exchange_n(p, &old, desired, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }

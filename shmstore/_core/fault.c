@@ -7,15 +7,14 @@
 static uint64_t counted, fatal;
 
 void sst_fault_arm(uint64_t nth) {
-    __atomic_store_n(&counted, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&fatal, nth, __ATOMIC_RELAXED);
+    own_st64(&counted, 0);
+    own_st64(&fatal, nth);
 }
 
-uint64_t sst_fault_count(void) { return __atomic_load_n(&counted, __ATOMIC_RELAXED); }
+uint64_t sst_fault_count(void) { return ld64(&counted); }
 
 void sst_fault_store(void) {
-    uint64_t n = __atomic_add_fetch(&counted, 1, __ATOMIC_RELAXED);
-    if (n == __atomic_load_n(&fatal, __ATOMIC_RELAXED))
+    if (own_add64(&counted, 1) + 1 == ld64(&fatal))
         (void)raise(SIGKILL);
 }
 #else

@@ -196,7 +196,7 @@ typedef struct {
     uint32_t queue;  /* ref of that queue's entry */
     uint32_t rank;   /* rank + 1 of the handle, 0: none */
     uint32_t note_len;
-    uint32_t stripe; /* of that queue */
+    uint32_t stripe; /* whose event it waits on, + 1; 0: none */
     sem_t sem;  /* process-shared, made once when the segment is; only parks, never holds */
     uint64_t note[SST_NOTE_MAX / 8];
 } sst_waiter_slot;

@@ -16,17 +16,19 @@ void sst_waiter_release(sst_seg *s, uint32_t *waiter) {
         return;
     }
     sst_waiter_slot *w = sst_waiter_mine(s, *waiter);
-    uint32_t stripe = w && ld64(&w->ticket) ? ld32(&w->stripe) : SST_STRIPES;
+    uint32_t stripe = w && ld64(&w->ticket) ? ld32(&w->stripe) : 0;
     sst_waiter_free(s, waiter);
-    if (stripe < SST_STRIPES && sst_event_bump(sst_stripe_at(s, stripe)))
-        s->park->unpark(s, &sst_stripe_at(s, stripe)->event, 1);
+    if (stripe > 0 && stripe <= SST_STRIPES && sst_event_bump(sst_stripe_at(s, stripe - 1)))
+        s->park->unpark(s, &sst_stripe_at(s, stripe - 1)->event, 1);
     sst_end(s);
 }
 
 /* Claims the slot of a wait, once. All taken: the wait goes on without one and is not to be seen from outside. */
 static void announce(sst_op *op, uint32_t *waiter, uint32_t rank) {
-    if (*waiter == 0 && sst_waiter_claim(op->s, &op->stripe->event, waiter) == SST_OK)
+    if (*waiter == 0 && sst_waiter_claim(op->s, &op->stripe->event, waiter) == SST_OK) {
+        st32(&sst_waiter_at(op->s, *waiter - 1)->stripe, op->key.stripe + 1);
         sst_waiter_note(op->s, *waiter, rank, op->key.bytes, op->key.len);
+    }
 }
 
 static int park(sst_op *op, uint32_t value, uint32_t waiter, uint64_t slice_ns) {
@@ -60,6 +62,23 @@ int sst_wait(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t 
         sst_waiter_free(s, waiter);
     sst_end(s);
     return r == 1 ? SST_OK : r;
+}
+
+/* A wait parks on a stripe's event; bumping it stops one that has not parked yet, too. */
+int sst_wake_self(sst_seg *s) {
+    uint32_t me = sst_me(s);
+    if (s->base == NULL || s->readonly || me == 0)
+        return SST_OK;
+    for (uint32_t i = 0; i < SST_WAITERS_MAX; i++) {
+        sst_waiter_slot *w = sst_waiter_at(s, i);
+        uint32_t stripe = ld32(&w->stripe);
+        if (ld32(&w->owner) != me || stripe == 0 || stripe > SST_STRIPES)
+            continue;
+        sst_stripe *st = sst_stripe_at(s, stripe - 1);
+        (void)sst_event_bump(st);
+        s->park->unpark(s, &st->event, 1);
+    }
+    return SST_OK;
 }
 
 /* -- queues ------------------------------------------------------------------------------------------------------------------ */
@@ -103,7 +122,7 @@ static uint64_t ahead(sst_seg *s, const sst_op *op, uint32_t queue, uint64_t min
     for (uint32_t i = 0; i < span; i++) {
         sst_waiter_slot *w = sst_waiter_at(s, (home * (SST_WAITERS_MAX / SST_SPANS) + i) % SST_WAITERS_MAX);
         uint64_t ticket = ld64(&w->ticket);
-        if (ticket != 0 && ticket < mine && ld32(&w->queue) == queue && ld32(&w->stripe) == op->key.stripe &&
+        if (ticket != 0 && ticket < mine && ld32(&w->queue) == queue && ld32(&w->stripe) == op->key.stripe + 1 &&
             sst_alive(s, ld32_acquire(&w->owner)))
             n++;
     }
@@ -146,7 +165,6 @@ static int stand(sst_op *op, sst_place *place, uint32_t *waiter, uint32_t rank) 
     sst_waiter_slot *w = sst_waiter_mine(op->s, *waiter);
     if (w && ld64(&w->ticket) == 0) {
         st32(&w->queue, ref);
-        st32(&w->stripe, op->key.stripe);
         st64(&q->num, ld64(&q->num) + 1);
         st64(&w->ticket, ld64(&q->num));
     }

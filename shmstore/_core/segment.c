@@ -319,19 +319,6 @@ void sst_free(sst_seg *s) {
     free(s);
 }
 
-int sst_wake_self(sst_seg *s) {
-    uint32_t me = sst_me(s);
-    if (s->base == NULL || s->readonly || me == 0)
-        return SST_OK;
-    for (uint32_t i = 0; i < SST_WAITERS_MAX; i++) {
-        sst_waiter_slot *w = sst_waiter_at(s, i);
-        uint32_t word = ld32(&w->word);
-        if (ld32(&w->owner) == me && word != 0 && (uint64_t)word * 4 < SST_AT_DIRECTORY)
-            s->park->unpark(s, (uint32_t *)(void *)(s->base + (uint64_t)word * 4), 1);
-    }
-    return SST_OK;
-}
-
 /* -- looking in ---------------------------------------------------------------------------------------------------------- */
 static void count_peers(sst_seg *s, int fd, sst_info *out) {
     for (uint32_t slot = 0; slot < SST_PEERS_MAX; slot++)

@@ -200,7 +200,7 @@ int sst_fast_check(sst_seg *s, uint32_t space, const char *key, size_t klen);
 int sst_fast_delete(sst_seg *s, uint32_t space, const char *key, size_t klen);
 
 /* -- proof -------------------------------------------------------------------------------------------------------- */
-/* Walks every invariant. Writes one line a broken invariant ("NAME: what was found\n") into report, NUL-terminated
+/* Walks every invariant. Writes one line a broken invariant ("NAME (at PLACE)\n") into report, NUL-terminated
  * and cut at room; returns how many are broken. It locks what it reads; an inspector's cannot lock and needs a still
  * segment. */
 int sst_verify(sst_seg *s, char *report, size_t room);

@@ -2,6 +2,14 @@
 #ifndef SST_VERIFY_H
 #define SST_VERIFY_H
 
+#include "view.h"
+
+/* The walks behind sst_verify. Both write their findings as it does and return how many invariants are broken.
+ * sst_walk needs every stripe and the heap locked, or a segment that nobody uses. */
+int sst_walk(sst_seg *s, char *report, size_t room);
+/* The lock words alone, before any is taken: taking a lock heals what stands in its word. */
+int sst_walk_locks(sst_seg *s, char *report, size_t room);
+
 #define SST_INVARIANTS(X)                                                                                              \
     X(HEADER, "header: magic, layout, sizes and geometry agree")                                                       \
     X(HEAP_IDLE, "heap-idle: no heap operation is half done while its lock is free")                                   \

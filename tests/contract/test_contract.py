@@ -20,7 +20,6 @@ KINDS = {
     "prefix-futex": ("futex", ["pre"]),
     "prefix-semaphore": ("semaphore", ["pre"]),
     "nested-futex": ("futex", ["outer", "inner"]),
-    "nested-hash": ("hash", ["outer", "inner"]),
 }
 
 
