@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.timeout(LIMIT_S))
 
 
+def pytest_collection_finish() -> None:
+    """Thousands of collected items need no look at each of the collections below: they stay."""
+    gc.collect()
+    gc.freeze()
+
+
 def shm_entries() -> set[str]:
     """Our segments in /dev/shm, but those named by a test run beside this one (`name` puts the pid in).
 
