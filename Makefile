@@ -55,7 +55,7 @@ define c_tests
 	$(BIN)/cmake -S shmstore/_core -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	    -DSST_EXTENSION=OFF -DSST_TESTS=ON -DSST_SANITIZE=$(2) --log-level=WARNING
 	$(BIN)/cmake --build build/$(1) --parallel $(JOBS)
-	$(BIN)/ctest --test-dir build/$(1) --output-on-failure --no-tests=ignore
+	$(BIN)/ctest --test-dir build/$(1) --output-on-failure
 endef
 
 test-c: $(VENV)/stamp-tools

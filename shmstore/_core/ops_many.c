@@ -44,11 +44,11 @@ static int commit(sst_op *op, pair *p) {
     if (r != SST_OK)
         return r;
     st32(&e->value[sel], p->value);
-    if (p->value)
-        sst_block_keep(op->s, p->value);
-    st64(&e->word, SST_WORD(SST_FORM_BYTES, sel, p->vlen));
+    st64(&e->word, SST_WORD(SST_FORM_BYTES, sel, p->vlen)); /* the commit where the entry was there */
     if (place.entry == NULL)
-        sst_op_link(op, place.from, p->entry, SST_KIND_KEY);
+        sst_op_link(op, place.from, p->entry, SST_KIND_KEY); /* the commit where it was not */
+    if (p->value) /* only now: USED means reached, and a repair gives back what is INFLIGHT and unreached */
+        sst_block_keep(op->s, p->value);
     return SST_OK;
 }
 

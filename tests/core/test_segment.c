@@ -19,9 +19,7 @@ static void refuse(int fd, int code) {
     refused++;
 }
 
-static void poke(int fd, size_t at, const void *what, size_t n) {
-    CHECK_IS(pwrite(fd, what, n, (off_t)at), n);
-}
+static void poke(int fd, size_t at, const void *what, size_t n) { CHECK_IS(pwrite(fd, what, n, (off_t)at), n); }
 
 static void no_segments(void) {
     static char junk[8192];
