@@ -64,7 +64,7 @@ int sst_enter(sst_seg *s, uint32_t stripe, uint64_t deadline_ns, uint32_t flags)
 
 void sst_exit(sst_seg *s, uint32_t stripe, int wake) {
     sst_stripe *st = sst_stripe_at(s, stripe);
-    if (ld32(&st->inflight) != 0) {
+    if (ld32(&st->inflight) != 0 && sst_sift(s, stripe) == SST_OK && ld32(&st->inflight) != 0) {
         /* Where the heap is busy the blocks stay on the list: the next to leave this stripe gives them back. */
         int heap = sst_heap_enter(s, 0, SST_TRY) == SST_OK;
         if (heap) {

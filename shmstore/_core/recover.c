@@ -67,6 +67,21 @@ static int repair_chains(sst_seg *s, uint32_t stripe, tally *t) {
     return SST_OK;
 }
 
+int sst_sift(sst_seg *s, uint32_t stripe) {
+    uint32_t *from = &sst_stripe_at(s, stripe)->inflight;
+    uint64_t steps = s->capacity / 32; /* no list is longer than the heap has smallest blocks */
+    for (uint32_t ref = ld32(from); ref != 0; ref = ld32(from)) {
+        sst_block *b = sst_block_of(s, ref);
+        if (b == NULL || steps-- == 0)
+            return SST_ECORRUPT;
+        if (SST_TAG_STATE(ld32(&b->tag)) == SST_BLOCK_USED)
+            st32(from, ld32(&b->link));
+        else
+            from = &b->link;
+    }
+    return SST_OK;
+}
+
 int sst_settle(sst_seg *s, uint32_t stripe) {
     sst_stripe *st = sst_stripe_at(s, stripe);
     for (uint32_t ref = ld32(&st->inflight); ref != 0; ref = ld32(&st->inflight)) {

@@ -8,6 +8,9 @@
 int sst_recover_heap(sst_seg *s);
 /* Repairs a stripe after its lock was taken over. The caller holds the stripe and the (repaired) heap. */
 int sst_recover_stripe(sst_seg *s, uint32_t stripe);
+/* Takes what is USED off the stripe's inflight list. Needs the stripe alone: no USED block may stand on a list when the
+ * stripe is unlocked, or the next verb that drops it would put it there twice. */
+int sst_sift(sst_seg *s, uint32_t stripe);
 /* Gives back or drops what the stripe's inflight list still holds after an operation. Needs the same two locks. */
 int sst_settle(sst_seg *s, uint32_t stripe);
 
