@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from time import monotonic_ns, sleep
+from time import monotonic_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
@@ -37,7 +37,6 @@ ROOM: Final = lib.SST_TRY_COPY
 """Bytes of a pooled result buffer: what the fast door copies at most."""
 
 USER: Final = lib.SST_USER
-RAW: Final = lib.SST_RAW
 AGAIN: Final = (lib.SST_EAGAIN, lib.SST_EINTR)
 
 outs: Final[list[Out]] = []
@@ -261,23 +260,27 @@ class Handle(Store):
 
     def _get(self, wait: Wait, raw: bytes, wanted: list[bytes]) -> bytes:
         """The key's value when it comes; `wanted` are the keys an error is to look for."""
-        nap = 0.0
         while True:
             value = self._read("get", raw, wait)
             if value is not None:
+                wait.leave()
                 return value
-            if nap:  # a queue of that name has items: the core's wait is over at once, and the key still missing
-                sleep(min(nap, max(wait.deadline - monotonic_ns(), 0) / 1e9))
-            if not self._park(wait, USER, raw) or (nap and wait.late()):
-                missing = [key for key in dict.fromkeys(wanted) if key == raw or not self._there(key, wait)]
-                raise wait.timed_out(missing)
-            nap = min(nap * 2 or 0.001, 0.05) if self._there(raw, wait) else 0.0
+            if not self._park(wait, raw, lib.SST_KEY_ONLY):
+                missing = self._missing(wanted, wait, lib.SST_KEY_ONLY)
+                raise wait.timed_out(missing if raw in missing else [raw, *missing])
 
-    def _park(self, wait: Wait, space: int, raw: bytes, named: bytes | None = None) -> bool:
+    def _park(self, wait: Wait, raw: bytes, flags: int = 0) -> bool:
         """Waits for the key for one slice; False when the deadline has passed and it is not there."""
-        self._watch_peers(named or raw)
+        self._watch_peers(raw)
         seg = wait.seg = self._seg
-        code = lib.sst_wait(seg, space, raw, len(raw), wait.cookie, self._waiter_rank(), wait.deadline, SLICE_NS)
+        return self._parked(
+            wait,
+            raw,
+            lib.sst_wait(seg, USER, raw, len(raw), wait.cookie, self._waiter_rank(), wait.deadline, SLICE_NS, flags),
+        )
+
+    def _parked(self, wait: Wait, raw: bytes, code: int) -> bool:
+        """What the code of a slice means: False when the deadline has passed. An error is raised."""
         if code == lib.SST_OK or code in AGAIN:
             return True
         if code == lib.SST_ETIMEDOUT:
@@ -285,19 +288,21 @@ class Handle(Store):
         if code != lib.SST_EBUSY:
             raise errors.from_code(code, wait.doing, repr(self))
         if wait.late():
-            raise wait.busy([named or raw])
+            raise wait.busy([raw])
         return True
 
-    def _there(self, raw: bytes, wait: Wait | None = None, space: int = USER) -> bool:
-        """True when the key, or a queue of that name with items, is there."""
-        code = lib.sst_fast_check(self._seg, space, raw, len(raw))
+    def _there(self, raw: bytes, wait: Wait | None = None, flags: int = 0) -> bool:
+        """True when the key is there, or, without SST_KEY_ONLY, a queue of that name with items."""
+        code = lib.SST_EAGAIN if flags else lib.sst_fast_check(self._seg, USER, raw, len(raw))
         if code < 0:
-            code = self._must("check", raw, lambda seg, until: lib.sst_check(seg, space, raw, len(raw), until, 0), wait)
+            code = self._must(
+                "check", raw, lambda seg, until: lib.sst_check(seg, USER, raw, len(raw), until, flags), wait
+            )
         return code == 1
 
-    def _missing(self, raws: list[bytes], wait: Wait) -> list[bytes]:
+    def _missing(self, raws: list[bytes], wait: Wait, flags: int = 0) -> list[bytes]:
         """Those of the keys that are not there, each once."""
-        return [raw for raw in dict.fromkeys(raws) if not self._there(raw, wait)]
+        return [raw for raw in dict.fromkeys(raws) if not self._there(raw, wait, flags)]
 
     def _watch_peers(self, raw: bytes) -> None:
         """PeerDiedError if this handle watches and a registered rank is dead; before and after each slice."""

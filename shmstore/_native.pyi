@@ -83,6 +83,7 @@ class _Lib:
     SST_WAITERS_MAX: Final[int]
     SST_NOTE_MAX: Final[int]
     SST_TRY: Final[int]
+    SST_KEY_ONLY: Final[int]
     SST_FUTEX: Final[int]
     SST_SEMAPHORE: Final[int]
     SST_USER: Final[int]
@@ -195,9 +196,34 @@ class _Lib:
         self, s: CData, space: int, keys: Bytes, klens: CData, vals: Bytes, vlens: CData, n: int, deadline_ns: int, /
     ) -> int: ...
     def sst_wait(
-        self, s: CData, space: int, key: Bytes, klen: int, waiter: CData, rank: int, deadline_ns: int, slice_ns: int, /
+        self,
+        s: CData,
+        space: int,
+        key: Bytes,
+        klen: int,
+        waiter: CData,
+        rank: int,
+        deadline_ns: int,
+        slice_ns: int,
+        flags: int,
+        /,
     ) -> int: ...
     def sst_waiter_release(self, s: CData, waiter: CData, /) -> None: ...
+    def sst_barrier(
+        self,
+        s: CData,
+        space: int,
+        key: Bytes,
+        klen: int,
+        parties: int,
+        arrived: CData,
+        count: CData,
+        waiter: CData,
+        rank: int,
+        deadline_ns: int,
+        slice_ns: int,
+        /,
+    ) -> int: ...
     def sst_queue_push(
         self, s: CData, space: int, key: Bytes, klen: int, val: Bytes, vlen: int, deadline_ns: int, flags: int, /
     ) -> int: ...

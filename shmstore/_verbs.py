@@ -7,13 +7,11 @@ the door that releases the GIL (`_doors`).
 
 from __future__ import annotations
 
-from hashlib import blake2b
-from time import sleep
 from typing import TYPE_CHECKING, Final
 
 from shmstore import errors
 from shmstore._deadline import Timeout, seconds, span_ns
-from shmstore._doors import AGAIN, RAW, ROOM, SLICE_NS, USER, Handle, Wait, give, new_out, outs, take
+from shmstore._doors import AGAIN, ROOM, SLICE_NS, USER, Handle, Wait, give, new_out, outs, take
 from shmstore._keys import (
     Key,
     Keys,
@@ -36,6 +34,8 @@ _fast_get = lib.sst_fast_get
 _fast_add = lib.sst_fast_add
 _fast_check = lib.sst_fast_check
 _fast_delete = lib.sst_fast_delete
+
+WORLD_MAX: Final = 2**32 - 1
 
 _numbers: Final[list[CData]] = []
 """Free int64_t for sums."""
@@ -145,7 +145,7 @@ class SegmentStore(Handle):
             missing = self._missing(raws, wait)
             while missing:
                 head = missing[0]
-                going = self._park(wait, USER, head)
+                going = self._park(wait, head)
                 missing = self._missing(missing, wait)
                 if missing and not going:
                     raise wait.timed_out(missing)
@@ -270,49 +270,38 @@ class SegmentStore(Handle):
     # -- barrier ------------------------------------------------------------------------------------------------------
 
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
-        # The count lives under the key. Those who wait for it park on a gate, a key in the raw space, which whoever
-        # sees the count complete sets. A waiter looks at the count after each slice too, so that a last arriver that
-        # dies between the two stores holds up nobody. When the key was deleted after a use, the gate is still open:
-        # the first arrival shuts it, and until then a gate counts only together with the count.
         raw = key_bytes(key)
         if isinstance(world_size, bool) or not isinstance(world_size, int):
             raise TypeError(f"world_size must be an int, not {type(world_size).__name__}")
-        if world_size < 1:
-            raise ValueError(f"world_size must be 1 or more, got {world_size}")
-        gate = b"barrier/" + raw
-        if len(gate) > lib.SST_KEY_MAX:
-            gate = b"barrier/" + blake2b(raw).hexdigest().encode()
+        if not 1 <= world_size <= WORLD_MAX:
+            raise ValueError(f"world_size must be 1 to {WORLD_MAX}, got {world_size}")
+        arrived, count = ffi.new("uint32_t *"), ffi.new("int64_t *")
         with Wait(self, f"barrier({key!r}, {world_size})", timeout) as wait:
-            mine = arrived = self.add(raw, 1)
-            if mine == 1 and world_size > 1:
-                self._must("barrier", raw, lambda seg, until: lib.sst_delete(seg, RAW, gate, len(gate), until, 0), wait)
-                arrived = self._arrived(raw, wait)
-            going = True
-            while arrived < world_size:
-                if not going:
+            while True:
+                self._watch_peers(raw)
+                seg = wait.seg = self._seg
+                code = lib.sst_barrier(
+                    seg,
+                    USER,
+                    raw,
+                    len(raw),
+                    world_size,
+                    arrived,
+                    count,
+                    wait.cookie,
+                    self._waiter_rank(),
+                    wait.deadline,
+                    SLICE_NS,
+                )
+                if code == lib.SST_OK:
+                    return
+                if not self._parked(wait, raw, code):
                     elapsed = wait.elapsed()
                     raise errors.BarrierTimeoutError(
-                        wait.text(f"{arrived} of {world_size} arrived", elapsed),
+                        wait.text(f"{count[0]} of {world_size} arrived", elapsed),
                         key=key_text(raw),
-                        arrived=arrived,
+                        arrived=count[0],
                         world_size=world_size,
                         elapsed=elapsed,
                         timeout=seconds(wait.span),
                     )
-                going = self._park(wait, RAW, gate, raw)
-                arrived = self._arrived(raw, wait)
-                if arrived < world_size and going and self._there(gate, wait, RAW):
-                    if arrived < mine:
-                        return  # everybody came, and somebody has deleted the count since
-                    sleep(0.001)  # open from an earlier use: the first arrival is about to shut it
-                    going = not wait.late()
-            self._must(
-                "barrier", raw, lambda seg, until: lib.sst_set(seg, RAW, gate, len(gate), b"", 0, until, 0), wait
-            )
-
-    def _arrived(self, raw: bytes, wait: Wait) -> int:
-        """The barrier's count; 0 where the key was deleted or overwritten meanwhile."""
-        try:
-            return int(self._read("barrier", raw, wait) or 0)
-        except ValueError:
-            return 0

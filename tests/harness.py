@@ -19,6 +19,7 @@ import faulthandler
 import inspect
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
@@ -127,14 +128,14 @@ class Child:
 
     def wait(self) -> int:
         """Reaps the process; its exit code, negative for a signal."""
-        while self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._code = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > self._team.deadline:
-                self._team.overrun(f"child {self.index} (pid {self.pid}) did not end")
-            else:
-                time.sleep(0.001)  # polls the reaping only, synchronises nothing
+        if self._code is None:
+            ended = os.pidfd_open(self.pid)
+            try:
+                if not select.select([ended], [], [], max(0.0, self._team.deadline - time.monotonic()))[0]:
+                    self._team.overrun(f"child {self.index} (pid {self.pid}) did not end")
+            finally:
+                os.close(ended)
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._code
 
     @property
@@ -150,7 +151,7 @@ class Child:
         os.kill(self.pid, signal.SIGUSR1)
         end = time.monotonic() + 1.0
         while os.path.getsize(self._stacks) == before and time.monotonic() < end:
-            time.sleep(0.01)
+            time.sleep(0.01)  # faulthandler tells nobody when it is done: only what is printed depends on it
         time.sleep(0.05)
         with open(self._stacks) as file:
             return f"--- child {self.index} (pid {self.pid}):\n{file.read()}\n"

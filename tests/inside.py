@@ -35,7 +35,7 @@ def parked(store: Any, key: str, n: int = 1, limit_s: float = 20.0) -> None:
         if sum(key in note for note in now) >= n:
             return
         assert time.monotonic() < end, f"nobody came to wait on {key!r} ({n} wanted); waits are {now}"
-        time.sleep(0.001)
+        time.sleep(0.001)  # a park wakes nobody: it can only be looked for
 
 
 def verify(store: Any) -> list[str]:

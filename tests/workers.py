@@ -179,6 +179,7 @@ def handler_uses_store(me: Any, name: str) -> tuple[bytes, int]:
 
     def on_signal(_sig: int, _frame: Any) -> None:
         hits.append(store.add("handled", 1))
+        store.set(f"handled {len(hits)}", b"")
         store.set("in handler", b"x" * 3000)
         assert store.get("in handler", 0) == b"x" * 3000
 

@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define SST_MAGIC        UINT64_C(0x45524f54534d4853) /* "SHMSTORE" in memory */
-#define SST_MEANING      1u                         /* raise it when a field keeps its size and changes its meaning */
+#define SST_MEANING      2u                         /* raise it when a field keeps its size and changes its meaning */
 #define SST_STRIPES      256u
 #define SST_CLASSES      75u
 #define SST_SPANS        256u
@@ -192,14 +192,19 @@ typedef struct {
     uint32_t owner;
     uint32_t word;  /* offset / 4 of the word it is parked on, 0: not parked. Read by setters (semaphore engine) */
     uint64_t since_ns;
-    uint64_t ticket; /* its place in a queue's line; 0: not in one */
-    uint32_t queue;  /* ref of that queue's entry */
+    uint64_t ticket; /* its place in a queue's line, or SST_TICKET_BARRIER and more; 0: neither. guard: stripe lock */
+    uint32_t queue;  /* ref of that queue's entry; at a barrier: how many are to come */
     uint32_t rank;   /* rank + 1 of the handle, 0: none */
     uint32_t note_len;
     uint32_t stripe; /* whose event it waits on, + 1; 0: none */
     sem_t sem;  /* process-shared, made once when the segment is; only parks, never holds */
     uint64_t note[SST_NOTE_MAX / 8];
 } sst_waiter_slot;
+
+/* The ticket of a thread at a barrier: BARRIER | the key's hash, then PASSED beside them, by CAS, by who saw all come. */
+#define SST_TICKET_BARRIER (UINT64_C(1) << 63)
+#define SST_TICKET_PASSED  (UINT64_C(1) << 62)
+#define SST_TICKET_HASH    (SST_TICKET_PASSED - 1)
 
 static_assert(sizeof(sst_header) == 4096, "header");
 static_assert(offsetof(sst_header, magic) == 0 && offsetof(sst_header, layout_id) == 8, "header head");

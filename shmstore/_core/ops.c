@@ -1,4 +1,4 @@
-/* ops.c -- the verbs on keys (floor C9); queues and waits stand in ops_wait.c, many keys at once in ops_many.c.
+/* ops.c -- the verbs on keys (floor C9); waits stand in ops_wait.c, queues in ops_queue.c, many keys at once in ops_many.c.
  *
  * Each verb: place the key, enter its stripe, find it, prepare blocks (nothing a reader sees), then between write_begin
  * and write_end the one store that commits. Crash story of each store: recover.c. */
@@ -176,7 +176,7 @@ static int parse(const char *p, uint32_t len, int64_t *n) {
     return SST_OK;
 }
 
-static int read_number(sst_seg *s, const sst_entry *e, int64_t *n) {
+int sst_op_number(sst_seg *s, const sst_entry *e, int64_t *n) {
     char text[24], copy[512];
     sst_value v;
     if (SST_WORD_FORM(ld64(&e->word)) == SST_FORM_COUNTER) {
@@ -191,32 +191,37 @@ static int read_number(sst_seg *s, const sst_entry *e, int64_t *n) {
     return parse(copy, len, n);
 }
 
+int sst_op_add(sst_op *op, const sst_place *place, int64_t n, int64_t *value) {
+    int64_t old = 0;
+    sst_entry *e = place->entry;
+    int r = e ? sst_op_number(op->s, e, &old) : SST_OK;
+    if (r != SST_OK)
+        return r;
+    uint64_t sum = (uint64_t)old + (uint64_t)n; /* wraps, like c10d's int64 */
+    if (e == NULL) {
+        r = create(op, place, SST_WORD(SST_FORM_COUNTER, 0, 0), sum, "", 0);
+    } else {
+        sst_write_begin(op->stripe);
+        st64(&e->num, sum); /* the commit where it is a counter; not looked at before the next store where it is not */
+        if (SST_WORD_FORM(ld64(&e->word)) != SST_FORM_COUNTER)
+            st64(&e->word, SST_WORD(SST_FORM_COUNTER, SST_WORD_SEL(ld64(&e->word)), 0));
+        sst_write_end(op->stripe);
+    }
+    if (r == SST_OK)
+        *value = (int64_t)sum;
+    return r;
+}
+
 int sst_add(sst_seg *s, uint32_t space, const char *key, size_t klen, int64_t n, int64_t *value, uint64_t deadline_ns,
             uint32_t flags) {
     sst_op op;
     sst_place place;
-    int64_t old = 0;
     int r = sst_op_enter(&op, s, space, key, klen, deadline_ns, flags);
     if (r != SST_OK)
         return r;
     r = sst_table_find(s, &op.key, SST_KIND_KEY, &place);
-    if (r == SST_OK && place.entry)
-        r = read_number(s, place.entry, &old);
-    if (r != SST_OK)
-        return sst_op_exit(&op, r);
-    uint64_t sum = (uint64_t)old + (uint64_t)n; /* wraps, like c10d's int64 */
-    sst_entry *e = place.entry;
-    if (e == NULL) {
-        r = create(&op, &place, SST_WORD(SST_FORM_COUNTER, 0, 0), sum, "", 0);
-    } else {
-        sst_write_begin(op.stripe);
-        st64(&e->num, sum); /* the commit where it is a counter; not looked at before the next store where it is not */
-        if (SST_WORD_FORM(ld64(&e->word)) != SST_FORM_COUNTER)
-            st64(&e->word, SST_WORD(SST_FORM_COUNTER, SST_WORD_SEL(ld64(&e->word)), 0));
-        sst_write_end(op.stripe);
-    }
     if (r == SST_OK)
-        *value = (int64_t)sum;
+        r = sst_op_add(&op, &place, n, value);
     return sst_op_exit(&op, r);
 }
 
@@ -352,8 +357,8 @@ static int look(sst_seg *s, const sst_key *key, sst_read *rd) {
     if (r != SST_OK)
         return r;
     if (rd->len == NULL) {
-        if (place.entry)
-            return 1;
+        if (place.entry || (rd->flags & SST_KEY_ONLY))
+            return place.entry != NULL;
         r = sst_table_find(s, key, SST_KIND_QUEUE, &place);
         return r != SST_OK ? r : place.entry && ld64(&place.entry->word) != 0;
     }

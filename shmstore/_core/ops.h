@@ -33,4 +33,14 @@ int sst_op_new_value(sst_op *op, const char *val, size_t len, uint64_t room, uin
 /* Sets key to bytes, whether it is there or not (place as found). */
 int sst_op_put(sst_op *op, const sst_place *place, const char *val, size_t len);
 
+/* Adds n to the key (place as found), which is created where it is missing; the new value. */
+int sst_op_add(sst_op *op, const sst_place *place, int64_t n, int64_t *value);
+/* The number that add would start from. SST_ENOTINT, SST_ERANGE, SST_ECORRUPT. */
+int sst_op_number(sst_seg *s, const sst_entry *e, int64_t *n);
+
+/* Claims the slot of a wait, once. All taken: the wait goes on without one and is not to be seen from outside. */
+void sst_op_announce(sst_op *op, uint32_t *waiter, uint32_t rank);
+/* Parks on the stripe's event while it has the value, at most slice_ns. SST_OK or SST_EINTR: look again. */
+int sst_op_park(sst_op *op, uint32_t value, uint32_t waiter, uint64_t slice_ns);
+
 #endif

@@ -1,12 +1,12 @@
-/* ops_wait.c -- verbs that park (floor C9): wait and the queues.
+/* ops_wait.c -- verbs that park (floor C9): wait, and c10d's barrier; the queues stand in ops_queue.c.
  *
- * The line of a queue: each blocked popper holds a waiter slot with a ticket. The p-th living ticket may pop when the
- * queue has p items or more; a pop and its ticket go together under the stripe lock; a ticket of the dead is skipped;
- * whoever leaves the line without an item bumps and wakes, as those behind it may now be served. */
+ * The barrier counts its arrivals under the key, as c10d's server does. Who is not the last holds a waiter slot whose
+ * ticket names the key's hash. The arrival that makes the count full marks each such slot PASSED under the stripe lock,
+ * as that server answers its waiting clients: so a key that somebody deletes straight away holds up nobody. Where the
+ * last arriver dies before it marked all, or the count is made full by another verb, a waiter finds the count full at
+ * its next look, and marks the others. */
 #include "ops.h"
 #include "clock.h"
-#include "liveness.h"
-#include "queue.h"
 #include "waiter.h"
 
 /* Leaves the line, if the slot stands in one, and wakes those behind. */
@@ -16,29 +16,29 @@ void sst_waiter_release(sst_seg *s, uint32_t *waiter) {
         return;
     }
     sst_waiter_slot *w = sst_waiter_mine(s, *waiter);
-    uint32_t stripe = w && ld64(&w->ticket) ? ld32(&w->stripe) : 0;
+    uint64_t ticket = w ? ld64(&w->ticket) : 0;
+    uint32_t stripe = ticket != 0 && !(ticket & SST_TICKET_BARRIER) ? ld32(&w->stripe) : 0;
     sst_waiter_free(s, waiter);
     if (stripe > 0 && stripe <= SST_STRIPES && sst_event_bump(sst_stripe_at(s, stripe - 1)))
         s->park->unpark(s, &sst_stripe_at(s, stripe - 1)->event, 1);
     sst_end(s);
 }
 
-/* Claims the slot of a wait, once. All taken: the wait goes on without one and is not to be seen from outside. */
-static void announce(sst_op *op, uint32_t *waiter, uint32_t rank) {
+void sst_op_announce(sst_op *op, uint32_t *waiter, uint32_t rank) {
     if (*waiter == 0 && sst_waiter_claim(op->s, &op->stripe->event, waiter) == SST_OK) {
         st32(&sst_waiter_at(op->s, *waiter - 1)->stripe, op->key.stripe + 1);
         sst_waiter_note(op->s, *waiter, rank, op->key.bytes, op->key.len);
     }
 }
 
-static int park(sst_op *op, uint32_t value, uint32_t waiter, uint64_t slice_ns) {
+int sst_op_park(sst_op *op, uint32_t value, uint32_t waiter, uint64_t slice_ns) {
     uint64_t until = sst_earlier(op->deadline_ns, sst_after(sst_now_ns(), slice_ns));
     int r = op->s->park->park(op->s, &op->stripe->event, value, until, waiter);
     return r == SST_EINTR ? r : SST_OK;
 }
 
 int sst_wait(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t *waiter, uint32_t rank,
-             uint64_t deadline_ns, uint64_t slice_ns) {
+             uint64_t deadline_ns, uint64_t slice_ns, uint32_t flags) {
     sst_op op;
     int r = sst_op_begin(&op, s, space, key, klen, deadline_ns, 0);
     if (r != SST_OK)
@@ -46,7 +46,7 @@ int sst_wait(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t 
     r = s->readonly ? SST_EINVAL : sst_me(s) ? SST_OK : sst_join(s, 0);
     for (int parked = 0; r == SST_OK; parked = 1) {
         uint32_t value = sst_event_arm(op.stripe);
-        r = sst_check(s, space, key, klen, deadline_ns, 0);
+        r = sst_check(s, space, key, klen, deadline_ns, flags & SST_KEY_ONLY);
         if (r != 0)
             break;
         if (sst_now_ns() >= deadline_ns) {
@@ -54,8 +54,8 @@ int sst_wait(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t 
         } else if (parked) {
             r = SST_EAGAIN;
         } else {
-            announce(&op, waiter, rank);
-            r = park(&op, value, *waiter, slice_ns);
+            sst_op_announce(&op, waiter, rank);
+            r = sst_op_park(&op, value, *waiter, slice_ns);
         }
     }
     if (r == 1 || r == SST_ETIMEDOUT)
@@ -81,117 +81,56 @@ int sst_wake_self(sst_seg *s) {
     return SST_OK;
 }
 
-/* -- queues ------------------------------------------------------------------------------------------------------------------ */
-int sst_queue_push(sst_seg *s, uint32_t space, const char *key, size_t klen, const char *val, size_t vlen,
-                   uint64_t deadline_ns, uint32_t flags) {
-    sst_op op;
-    sst_place place;
-    if (vlen > SST_VALUE_MAX)
-        return SST_ETOOBIG;
-    int r = sst_op_enter(&op, s, space, key, klen, deadline_ns, flags);
-    if (r != SST_OK)
-        return r;
-    uint32_t item = 0, entry = 0;
-    sst_entry *q = NULL;
-    r = sst_table_find(s, &op.key, SST_KIND_QUEUE, &place);
-    if (r == SST_OK)
-        r = sst_block_new(s, op.key.stripe, sizeof(sst_item) + vlen, deadline_ns, flags, &item);
-    if (r == SST_OK && (q = place.entry) == NULL)
-        r = sst_op_new_entry(&op, SST_KIND_QUEUE, &entry, &q);
-    sst_item *it = r == SST_OK ? sst_payload(s, item, sizeof(sst_item) + vlen) : NULL;
-    if (it == NULL)
-        return sst_op_exit(&op, r == SST_OK ? SST_ECORRUPT : r);
-    st32(&it->next, 0);
-    st32(&it->len, (uint32_t)vlen);
-    sst_copy_in((char *)(it + 1), val, vlen);
-    sst_write_begin(op.stripe);
-    if (entry)
-        sst_op_link(&op, place.from, entry, SST_KIND_QUEUE);
-    r = sst_queue_link(s, q, item);
-    if (r == SST_OK)
-        sst_block_keep(s, item);
-    op.wake |= sst_event_bump(op.stripe);
-    sst_write_end(op.stripe);
-    return sst_op_exit(&op, r);
-}
+/* -- barrier --------------------------------------------------------------------------------------------------------- */
+static uint64_t barrier_ticket(const sst_op *op) { return SST_TICKET_BARRIER | (op->key.whole & SST_TICKET_HASH); }
 
-/* Living tickets of the queue before `mine`. */
-static uint64_t ahead(sst_seg *s, const sst_op *op, uint32_t queue, uint64_t mine) {
+/* Marks the slots that wait at this key for `count` arrivals or fewer. Under the stripe lock; a slot may change hands
+ * meanwhile, so the mark is a CAS from this key's own ticket. */
+static void mark_passed(sst_op *op, int64_t count) {
+    sst_seg *s = op->s;
     uint32_t home = sst_waiter_home(s, &op->stripe->event), span = sst_waiter_span(s, home);
-    uint64_t n = 0;
+    uint64_t ticket = barrier_ticket(op);
     for (uint32_t i = 0; i < span; i++) {
         sst_waiter_slot *w = sst_waiter_at(s, (home * (SST_WAITERS_MAX / SST_SPANS) + i) % SST_WAITERS_MAX);
-        uint64_t ticket = ld64(&w->ticket);
-        if (ticket != 0 && ticket < mine && ld32(&w->queue) == queue && ld32(&w->stripe) == op->key.stripe + 1 &&
-            sst_alive(s, ld32_acquire(&w->owner)))
-            n++;
+        if (ld64(&w->ticket) == ticket && (int64_t)ld32(&w->queue) <= count)
+            (void)cas64_acq_rel(&w->ticket, ticket, ticket | SST_TICKET_PASSED); /* SYNC barrier-pass: release; pairs
+                                                                                    with the acquire in passed() */
     }
-    return n;
+    op->wake |= sst_event_bump(op->stripe);
 }
 
-static int take_first(sst_op *op, sst_entry *q, char *buf, size_t room, size_t *len) {
-    uint32_t ref;
-    sst_item *item;
-    int r = sst_queue_first(op->s, q, &ref, &item);
-    if (r != SST_OK)
-        return r;
-    *len = ld32(&item->len);
-    if (*len > room)
-        return SST_ENOBUFS;
-    sst_copy_out(buf, (const char *)(item + 1), *len);
-    r = sst_block_drop(op->s, op->key.stripe, ref);
-    if (r != SST_OK)
-        return r;
-    sst_write_begin(op->stripe);
-    r = sst_queue_unlink(op->s, q); /* the commit */
-    sst_write_end(op->stripe);
-    return r;
+static int passed(sst_seg *s, uint32_t waiter) {
+    sst_waiter_slot *w = sst_waiter_mine(s, waiter);
+    /* SYNC barrier-pass: acquire; what the last to arrive did before it is seen by those who pass */
+    return w && (ld64_acquire(&w->ticket) & SST_TICKET_PASSED) != 0;
 }
 
-/* Stands in the line: a queue entry to stand at, a slot, a ticket. Under the stripe lock. */
-static int stand(sst_op *op, sst_place *place, uint32_t *waiter, uint32_t rank) {
-    uint32_t ref = place->ref;
-    sst_entry *q = place->entry;
-    int r = SST_OK;
-    if (q == NULL) {
-        r = sst_op_new_entry(op, SST_KIND_QUEUE, &ref, &q);
-        if (r != SST_OK)
-            return r;
-        sst_write_begin(op->stripe);
-        sst_op_link(op, place->from, ref, SST_KIND_QUEUE);
-        sst_write_end(op->stripe);
-    }
-    announce(op, waiter, rank);
-    sst_waiter_slot *w = sst_waiter_mine(op->s, *waiter);
-    if (w && ld64(&w->ticket) == 0) {
-        st32(&w->queue, ref);
-        st64(&q->num, ld64(&q->num) + 1);
-        st64(&w->ticket, ld64(&q->num));
-    }
-    return SST_OK;
-}
-
-/* One look under the lock: SST_OK with the item, SST_ENOENT with the value to park on, or an error. */
-static int pop_once(sst_op *op, int block, char *buf, size_t room, size_t *len, uint32_t *waiter, uint32_t rank,
-                    uint32_t *value) {
+/* One look under the lock, and the arrival if it is the first: SST_OK, or SST_EAGAIN with the value to park on. */
+static int barrier_look(sst_op *op, uint32_t parties, uint32_t *arrived, int64_t *count, uint32_t *waiter,
+                        uint32_t rank, uint32_t *value) {
     sst_seg *s = op->s;
     sst_place place;
     int r = sst_enter(s, op->key.stripe, op->deadline_ns, 0);
     if (r != SST_OK)
         return r;
-    r = sst_table_find(s, &op->key, SST_KIND_QUEUE, &place);
-    if (r == SST_OK) {
+    r = sst_table_find(s, &op->key, SST_KIND_KEY, &place);
+    *count = 0;
+    if (r == SST_OK && !*arrived) {
+        r = sst_op_add(op, &place, 1, count);
+        *arrived = r == SST_OK;
+    } else if (r == SST_OK && place.entry && sst_op_number(s, place.entry, count) != SST_OK) {
+        *count = 0; /* somebody has overwritten it with what is no number: nobody is known to have come */
+    }
+    if (r == SST_OK && *count >= (int64_t)parties) {
+        mark_passed(op, *count);
+    } else if (r == SST_OK && !passed(s, *waiter)) {
+        sst_op_announce(op, waiter, rank);
         sst_waiter_slot *w = sst_waiter_mine(s, *waiter);
-        uint64_t mine = w && ld64(&w->ticket) ? ld64(&w->ticket) : UINT64_MAX;
-        uint64_t items = place.entry ? ld64(&place.entry->word) : 0;
-        if (items > 0 && items > ahead(s, op, place.ref, mine))
-            r = take_first(op, place.entry, buf, room, len);
-        else
-            r = block ? stand(op, &place, waiter, rank) : SST_ENOENT;
-        if (r == SST_OK && *len == SIZE_MAX)
-            r = SST_ENOENT;
-        else if (r == SST_OK)
-            sst_waiter_free(s, waiter); /* its ticket goes with the item, under the same lock */
+        if (w && ld64(&w->ticket) == 0) {
+            st32(&w->queue, parties);
+            st64(&w->ticket, barrier_ticket(op));
+        }
+        r = SST_EAGAIN;
     }
     *value = sst_event_arm(op->stripe);
     sst_exit(s, op->key.stripe, op->wake);
@@ -199,41 +138,24 @@ static int pop_once(sst_op *op, int block, char *buf, size_t room, size_t *len, 
     return r;
 }
 
-int sst_queue_pop(sst_seg *s, uint32_t space, const char *key, size_t klen, int block, char *buf, size_t room,
-                  size_t *len, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns) {
+int sst_barrier(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t parties, uint32_t *arrived,
+                int64_t *count, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns) {
     sst_op op;
     int r = sst_op_begin(&op, s, space, key, klen, deadline_ns, 0);
     if (r != SST_OK)
         return r;
-    if (s->readonly) {
-        sst_end(s);
-        return SST_EINVAL;
-    }
-    for (int parked = 0;; parked = 1) {
+    r = s->readonly || parties == 0 ? SST_EINVAL : SST_OK;
+    for (int parked = 0; r == SST_OK && !passed(s, *waiter); parked = 1) {
         uint32_t value = 0;
-        *len = SIZE_MAX; /* no item yet */
-        r = pop_once(&op, block, buf, room, len, waiter, rank, &value);
-        if (r != SST_ENOENT || !block)
+        r = barrier_look(&op, parties, arrived, count, waiter, rank, &value);
+        if (r != SST_EAGAIN)
             break;
-        r = sst_now_ns() >= deadline_ns ? SST_ETIMEDOUT : parked ? SST_EAGAIN : park(&op, value, *waiter, slice_ns);
-        if (r != SST_OK)
-            break;
+        r = sst_now_ns() >= deadline_ns ? SST_ETIMEDOUT
+            : parked                    ? SST_EAGAIN
+                                        : sst_op_park(&op, value, *waiter, slice_ns);
     }
-    if (r == SST_ETIMEDOUT)
-        sst_waiter_release(s, waiter);
+    if (r == SST_OK || r == SST_ETIMEDOUT)
+        sst_waiter_free(s, waiter);
     sst_end(s);
     return r;
-}
-
-int sst_queue_len(sst_seg *s, uint32_t space, const char *key, size_t klen, int64_t *n, uint64_t deadline_ns,
-                  uint32_t flags) {
-    sst_op op;
-    sst_place place;
-    int r = sst_op_enter(&op, s, space, key, klen, deadline_ns, flags);
-    if (r != SST_OK)
-        return r;
-    r = sst_table_find(s, &op.key, SST_KIND_QUEUE, &place);
-    if (r == SST_OK)
-        *n = place.entry ? (int64_t)ld64(&place.entry->word) : 0;
-    return sst_op_exit(&op, r);
 }

@@ -55,6 +55,7 @@ enum {
     SST_WAITERS_MAX = 4096,
     SST_NOTE_MAX = 56, /* bytes kept of what a waiter waits on */
     SST_TRY = 1,       /* flags */
+    SST_KEY_ONLY = 2,  /* check and wait: a queue of that name does not count */
     SST_FUTEX = 1,     /* engines */
     SST_SEMAPHORE = 2,
     SST_USER = 0, /* key spaces: what local verbs see */
@@ -162,7 +163,7 @@ int sst_compare_set(sst_seg *s, uint32_t space, const char *key, size_t klen, co
                     uint32_t flags);
 int sst_append(sst_seg *s, uint32_t space, const char *key, size_t klen, const char *val, size_t vlen,
                uint64_t deadline_ns, uint32_t flags);
-/* 1: the key, or a non-empty queue of that name, is there; 0: not. */
+/* 1: the key, or (without SST_KEY_ONLY) a non-empty queue of that name, is there; 0: not. */
 int sst_check(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t deadline_ns, uint32_t flags);
 int sst_delete(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t deadline_ns,
                uint32_t flags); /* 1/0 */
@@ -179,10 +180,16 @@ int sst_multi_set(sst_seg *s, uint32_t space, const char *keys, const uint32_t *
                   const uint32_t *vlens, uint32_t n, uint64_t deadline_ns);
 /* Parks until sst_check would say 1, at most to the deadline and at most slice_ns. 0: it is there. SST_EAGAIN: the
  * slice is over or something changed. *waiter: 0 at first; kept between the slices of one wait; 0 again when the wait
- * ends (0 or SST_ETIMEDOUT); give up early with sst_waiter_release. rank: rank + 1 of the handle or 0, for people. */
+ * ends (0 or SST_ETIMEDOUT); give up early with sst_waiter_release. rank: rank + 1 of the handle or 0, for people.
+ * flags: SST_KEY_ONLY or 0. */
 int sst_wait(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t *waiter, uint32_t rank,
-             uint64_t deadline_ns, uint64_t slice_ns);
+             uint64_t deadline_ns, uint64_t slice_ns, uint32_t flags);
 void sst_waiter_release(sst_seg *s, uint32_t *waiter);
+/* c10d's barrier: adds 1 to the key, once (*arrived is 0 before that and 1 afterwards; a timeout does not take it
+ * back), then waits until it was `parties` (1 or more) or more at some moment. *count: what the key held at the last
+ * look. *waiter, rank, slices: as in sst_wait. */
+int sst_barrier(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t parties, uint32_t *arrived,
+                int64_t *count, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns);
 
 int sst_queue_push(sst_seg *s, uint32_t space, const char *key, size_t klen, const char *val, size_t vlen,
                    uint64_t deadline_ns, uint32_t flags);

@@ -31,6 +31,7 @@ int sst_key_make(const sst_seg *s, uint32_t space, const char *bytes, size_t len
     key->stripe = (uint32_t)h % SST_STRIPES;
     key->bucket = (uint32_t)(h / SST_STRIPES) & (s->buckets - 1);
     key->hash = (uint32_t)(h >> 32);
+    key->whole = h ^ ((uint64_t)space << 60);
     return SST_OK;
 }
 

@@ -10,6 +10,7 @@ typedef struct {
     const char *bytes;
     uint32_t len, space;
     uint32_t stripe, bucket, hash; /* where it lives */
+    uint64_t whole; /* all of the hash, and the space: tells the keys of a stripe apart */
 } sst_key;
 
 /* Fills the key's place in. SST_EINVAL: length or space out of range. */

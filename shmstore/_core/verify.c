@@ -91,8 +91,8 @@ static void walk_inflight(walk *w, uint32_t stripe) {
     for (uint32_t ref = ld32(&sst_stripe_at(w->s, stripe)->inflight); ref != 0;) {
         uint8_t *m = mark(w, ref);
         sst_block *b = sst_block_of(w->s, ref);
-        if (m == NULL || b == NULL || steps-- == 0 || (*m & (LISTED | IN_HAND)) ||
-            (SST_TAG_STATE(ld32(&b->tag)) == SST_BLOCK_INFLIGHT && (*m & REACHED))) {
+        if (m == NULL || b == NULL || steps-- == 0 || (*m & (LISTED | IN_HAND | REACHED)) ||
+            SST_TAG_STATE(ld32(&b->tag)) != SST_BLOCK_INFLIGHT) {
             broke(w, SST_INV_INFLIGHT, ref);
             return;
         }

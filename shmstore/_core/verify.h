@@ -17,7 +17,7 @@ int sst_walk_locks(sst_seg *s, char *report, size_t room);
     X(FREE_LIST, "free-list: each free list holds free blocks of its class, once")                                     \
     X(NO_LEAK, "no-leak: each block is free, in hand, or reached by the table")                                        \
     X(STRIPE_STILL, "stripe-still: no sequence is odd while its lock is free")                                         \
-    X(INFLIGHT, "inflight: what is in hand of a free stripe is unreached or used")                                     \
+    X(INFLIGHT, "inflight: what is in hand of a free stripe is marked so, and unreached")                              \
     X(CHAIN, "chain: each link leads to an entry inside the heap, without a loop")                                     \
     X(ENTRY, "entry: key length, space and kind are in range")                                                         \
     X(HOME, "home: each entry stands in the bucket of its key's hash")                                                 \

@@ -111,7 +111,8 @@ class StoreContract:
     def parked(self) -> Parked:
         """Called with a key and a count (1): returns when that many waits are parked on the key.
 
-        This one, for stores that cannot tell, gives them time.
+        This one is for stores that cannot tell. It gives them time; a test holds in any order, and only meets the one
+        that it is about if the time was enough.
         """
         return lambda key, n=1: time.sleep(0.05)
 

@@ -17,7 +17,6 @@ KINDS = {
     "futex": ("futex", []),
     "semaphore": ("semaphore", []),
     "prefix-hash": ("hash", ["pre"]),
-    "prefix-futex": ("futex", ["pre"]),
     "prefix-semaphore": ("semaphore", ["pre"]),
     "nested-futex": ("futex", ["outer", "inner"]),
 }

@@ -86,9 +86,27 @@ static void wait_out(sst_seg *s) {
     int r;
     uint64_t deadline = in_ms(3);
     do
-        r = sst_wait(s, SST_USER, KEY, 1, &waiter, 0, deadline, MS);
+        r = sst_wait(s, SST_USER, KEY, 1, &waiter, 0, deadline, MS, 0);
     while (r == SST_EAGAIN);
     CHECK_IS(r, SST_ETIMEDOUT);
+}
+static void meet(sst_seg *s, uint32_t parties, int result) {
+    uint32_t waiter = 0, arrived = 0;
+    int64_t count = 0;
+    int r;
+    uint64_t deadline = result == SST_ETIMEDOUT ? in_ms(3) : soon();
+    do
+        r = sst_barrier(s, SST_USER, KEY, 1, parties, &arrived, &count, &waiter, 0, deadline, MS);
+    while (r == SST_EAGAIN);
+    CHECK_IS(r, result);
+    CHECK_IS(waiter, 0);
+}
+static void meet_nobody(sst_seg *s) { meet(s, 99, SST_ETIMEDOUT); }
+static void meet_last(sst_seg *s) { meet(s, 2, SST_OK); }
+static void met_by_one(sst_seg *s) { /* it stays at the barrier: the last to arrive has a slot to mark */
+    uint32_t waiter = 0, arrived = 0;
+    int64_t count = 0;
+    CHECK_IS(sst_barrier(s, SST_USER, KEY, 1, 2, &arrived, &count, &waiter, 0, soon(), MS), SST_EAGAIN);
 }
 static void set_many(sst_seg *s) { /* two new keys and one that may be there */
     static const uint32_t klens[] = {1, 5, 4}, vlens[] = {5, 6, 4};
@@ -129,6 +147,8 @@ static const scenario scenarios[] = {
     {"pop the last", one_item, pop_one, 0, MIB * 2},
     {"pop blocked, timed out", nothing, pop_blocked, 0, MIB * 2},
     {"wait, timed out", nothing, wait_out, 0, MIB * 2},
+    {"barrier, timed out", nothing, meet_nobody, 0, MIB * 2},
+    {"barrier, the last", met_by_one, meet_last, 0, MIB * 2},
     {"multi_set", small, set_many, 0, MIB * 2},
     {"rank register", small, rank_in, 0, MIB * 2},
     {"rank register, leave", small, rank_in_out, 0, MIB * 2},
@@ -320,10 +340,13 @@ static uint64_t enumerate(const scenario *sc, uint32_t engine, uint64_t *kills, 
     return n - 1;
 }
 
-int main(void) {
+/* fault_verbs [ENGINE]: without one, both. */
+int main(int argc, char **argv) {
     memset(big, 'B', BIG);
     CHECK_IS(atexit(say_where), 0);
     EACH_ENGINE(engine) {
+        if (argc > 1 && strcmp(argv[1], engine_name(engine)) != 0)
+            continue;
         uint64_t kills = 0, repairs = 0;
         for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++) {
             uint64_t n = enumerate(&scenarios[i], engine, &kills, &repairs);

@@ -22,7 +22,7 @@ static void *go(void *arg) {
         w->slices++;
         w->result = w->pops ? sst_queue_pop(w->s, SST_USER, w->key, strlen(w->key), 1, w->text, sizeof w->text - 1,
                                             &len, &waiter, 3, w->deadline, w->slice)
-                            : sst_wait(w->s, SST_USER, w->key, strlen(w->key), &waiter, 3, w->deadline, w->slice);
+                            : sst_wait(w->s, SST_USER, w->key, strlen(w->key), &waiter, 3, w->deadline, w->slice, 0);
     } while (w->result == SST_EAGAIN);
     if (w->pops && w->result == SST_OK)
         w->text[len] = 0;
@@ -117,6 +117,68 @@ static void leaver(void) {
     CHECK_IS(waiters(t.a), 0);
 }
 
+typedef struct {
+    sst_seg *s;
+    int result;
+    pthread_t id;
+} guest;
+
+static void *meet(void *arg) {
+    guest *g = arg;
+    uint32_t waiter = 0, arrived = 0;
+    int64_t count = 0;
+    do
+        g->result = sst_barrier(g->s, SST_USER, "meet", 4, 4, &arrived, &count, &waiter, 2, soon(), 30 * SEC);
+    while (g->result == SST_EAGAIN);
+    return NULL;
+}
+
+/* Whoever comes last deletes the key at once: those who wait have passed all the same, a use after another. */
+static void barriers(void) {
+    for (int round = 0; round < 3; round++) {
+        guest g[3];
+        for (int i = 0; i < 3; i++) {
+            g[i] = (guest){.s = i % 2 ? t.a : t.b, .result = SST_EINVAL};
+            CHECK_IS(pthread_create(&g[i].id, NULL, meet, &g[i]), 0);
+        }
+        while (waiters(t.a) < 3)
+            nap(1);
+        uint32_t waiter = 0, arrived = 0;
+        int64_t count = 0;
+        CHECK_IS(sst_barrier(t.a, SST_USER, "other", 5, 2, &arrived, &count, &waiter, 0, 0, SEC), SST_ETIMEDOUT);
+        CHECK(arrived == 1 && count == 1 && waiter == 0); /* a timed-out arrival counts */
+        arrived = 0;
+        uint64_t at = sst_now_ns();
+        CHECK_IS(sst_barrier(t.b, SST_USER, "meet", 4, 4, &arrived, &count, &waiter, 0, 0, SEC), SST_OK);
+        CHECK(arrived == 1 && count == 4 && waiter == 0);
+        CHECK_IS(drop(t.a, "meet"), 1);
+        CHECK_IS(drop(t.a, "other"), 1);
+        for (int i = 0; i < 3; i++) {
+            CHECK_IS(pthread_join(g[i].id, NULL), 0);
+            CHECK_IS(g[i].result, SST_OK);
+        }
+        CHECK(sst_now_ns() - at < 15 * SEC); /* woken, not timed out of a slice */
+        CHECK_IS(waiters(t.a), 0);
+    }
+    uint32_t waiter = 0, arrived = 0;
+    int64_t count = 0;
+    CHECK_IS(put(t.a, "meet", "none"), SST_OK);
+    CHECK_IS(sst_barrier(t.b, SST_USER, "meet", 4, 4, &arrived, &count, &waiter, 0, soon(), SEC), SST_ENOTINT);
+    CHECK(arrived == 0 && waiter == 0);
+    CHECK_IS(sst_barrier(t.b, SST_USER, "meet", 4, 0, &arrived, &count, &waiter, 0, soon(), SEC), SST_EINVAL);
+}
+
+/* The count is made full by another verb: seen at the next slice. */
+static void barrier_by_add(void) {
+    uint32_t waiter = 0, arrived = 0;
+    int64_t count = 0, now = 0;
+    CHECK_IS(sst_barrier(t.a, SST_USER, "full", 4, 2, &arrived, &count, &waiter, 0, soon(), MS), SST_EAGAIN);
+    CHECK(arrived == 1 && waiter != 0);
+    CHECK_IS(plus(t.b, "full", 1, &now), SST_OK);
+    CHECK_IS(sst_barrier(t.a, SST_USER, "full", 4, 2, &arrived, &count, &waiter, 0, soon(), MS), SST_OK);
+    CHECK(count == 2 && waiter == 0);
+}
+
 static void close_wakes(void) {
     for (int pops = 0; pops < 2; pops++) {
         sst_seg *s = attach(t.fd);
@@ -137,11 +199,11 @@ static void close_wakes(void) {
 static void slices(void) {
     uint32_t waiter = 0;
     uint64_t at = sst_now_ns();
-    CHECK_IS(sst_wait(t.a, SST_USER, "slice", 5, &waiter, 0, soon(), 20 * MS), SST_EAGAIN);
+    CHECK_IS(sst_wait(t.a, SST_USER, "slice", 5, &waiter, 0, soon(), 20 * MS, 0), SST_EAGAIN);
     CHECK(sst_now_ns() - at >= 20 * MS);
     CHECK(waiter != 0);
     CHECK_IS(put(t.b, "slice", "x"), SST_OK);
-    CHECK_IS(sst_wait(t.a, SST_USER, "slice", 5, &waiter, 0, soon(), 20 * MS), SST_OK);
+    CHECK_IS(sst_wait(t.a, SST_USER, "slice", 5, &waiter, 0, soon(), 20 * MS, 0), SST_OK);
     CHECK_IS(waiter, 0);
 }
 
@@ -152,10 +214,12 @@ int main(void) {
         deadlines();
         queue_line();
         leaver();
+        barriers();
+        barrier_by_add();
         slices();
         close_wakes();
         twin_shut(&t);
-        (void)printf("%s: 6 wait scenarios\n", engine_name(engine));
+        (void)printf("%s: 8 wait scenarios\n", engine_name(engine));
     }
     return 0;
 }

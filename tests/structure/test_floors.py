@@ -21,7 +21,7 @@ FLOORS = {
     6: {"table", "event", "queue"},
     7: {"verify", "recover"},
     8: {"guard"},
-    9: {"ops", "ops_many", "ops_wait", "attach", "proof", "barrier", "server", "breaks"},
+    9: {"ops", "ops_many", "ops_queue", "ops_wait", "attach", "proof", "barrier", "server", "breaks"},
 }
 FLOOR_OF = {stem: floor for floor, stems in FLOORS.items() for stem in stems}
 

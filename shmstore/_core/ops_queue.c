@@ -1,0 +1,168 @@
+/* ops_queue.c -- the queues (floor C9).
+ *
+ * The line of a queue: each blocked popper holds a waiter slot with a ticket. The p-th living ticket may pop when the
+ * queue has p items or more; a pop and its ticket go together under the stripe lock; a ticket of the dead is skipped;
+ * whoever leaves the line without an item bumps and wakes, as those behind it may now be served (sst_waiter_release). */
+#include "ops.h"
+#include "clock.h"
+#include "liveness.h"
+#include "queue.h"
+#include "waiter.h"
+
+int sst_queue_push(sst_seg *s, uint32_t space, const char *key, size_t klen, const char *val, size_t vlen,
+                   uint64_t deadline_ns, uint32_t flags) {
+    sst_op op;
+    sst_place place;
+    if (vlen > SST_VALUE_MAX)
+        return SST_ETOOBIG;
+    int r = sst_op_enter(&op, s, space, key, klen, deadline_ns, flags);
+    if (r != SST_OK)
+        return r;
+    uint32_t item = 0, entry = 0;
+    sst_entry *q = NULL;
+    r = sst_table_find(s, &op.key, SST_KIND_QUEUE, &place);
+    if (r == SST_OK)
+        r = sst_block_new(s, op.key.stripe, sizeof(sst_item) + vlen, deadline_ns, flags, &item);
+    if (r == SST_OK && (q = place.entry) == NULL)
+        r = sst_op_new_entry(&op, SST_KIND_QUEUE, &entry, &q);
+    sst_item *it = r == SST_OK ? sst_payload(s, item, sizeof(sst_item) + vlen) : NULL;
+    if (it == NULL)
+        return sst_op_exit(&op, r == SST_OK ? SST_ECORRUPT : r);
+    st32(&it->next, 0);
+    st32(&it->len, (uint32_t)vlen);
+    sst_copy_in((char *)(it + 1), val, vlen);
+    sst_write_begin(op.stripe);
+    if (entry)
+        sst_op_link(&op, place.from, entry, SST_KIND_QUEUE);
+    r = sst_queue_link(s, q, item);
+    if (r == SST_OK)
+        sst_block_keep(s, item);
+    op.wake |= sst_event_bump(op.stripe);
+    sst_write_end(op.stripe);
+    return sst_op_exit(&op, r);
+}
+
+/* Living tickets of the queue before `mine`. */
+static uint64_t ahead(sst_seg *s, const sst_op *op, uint32_t queue, uint64_t mine) {
+    uint32_t home = sst_waiter_home(s, &op->stripe->event), span = sst_waiter_span(s, home);
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < span; i++) {
+        sst_waiter_slot *w = sst_waiter_at(s, (home * (SST_WAITERS_MAX / SST_SPANS) + i) % SST_WAITERS_MAX);
+        uint64_t ticket = ld64(&w->ticket);
+        if (ticket != 0 && ticket < mine && !(ticket & SST_TICKET_BARRIER) && ld32(&w->queue) == queue &&
+            ld32(&w->stripe) == op->key.stripe + 1 && sst_alive(s, ld32_acquire(&w->owner)))
+            n++;
+    }
+    return n;
+}
+
+static int take_first(sst_op *op, sst_entry *q, char *buf, size_t room, size_t *len) {
+    uint32_t ref;
+    sst_item *item;
+    int r = sst_queue_first(op->s, q, &ref, &item);
+    if (r != SST_OK)
+        return r;
+    *len = ld32(&item->len);
+    if (*len > room)
+        return SST_ENOBUFS;
+    sst_copy_out(buf, (const char *)(item + 1), *len);
+    r = sst_block_drop(op->s, op->key.stripe, ref);
+    if (r != SST_OK)
+        return r;
+    sst_write_begin(op->stripe);
+    r = sst_queue_unlink(op->s, q); /* the commit */
+    sst_write_end(op->stripe);
+    return r;
+}
+
+/* Stands in the line: a queue entry to stand at, a slot, a ticket. Under the stripe lock. */
+static int stand(sst_op *op, sst_place *place, uint32_t *waiter, uint32_t rank) {
+    uint32_t ref = place->ref;
+    sst_entry *q = place->entry;
+    int r = SST_OK;
+    if (q == NULL) {
+        r = sst_op_new_entry(op, SST_KIND_QUEUE, &ref, &q);
+        if (r != SST_OK)
+            return r;
+        sst_write_begin(op->stripe);
+        sst_op_link(op, place->from, ref, SST_KIND_QUEUE);
+        sst_write_end(op->stripe);
+    }
+    sst_op_announce(op, waiter, rank);
+    sst_waiter_slot *w = sst_waiter_mine(op->s, *waiter);
+    if (w && ld64(&w->ticket) == 0) {
+        st32(&w->queue, ref);
+        st64(&q->num, ld64(&q->num) + 1);
+        st64(&w->ticket, ld64(&q->num));
+    }
+    return SST_OK;
+}
+
+/* One look under the lock: SST_OK with the item, SST_ENOENT with the value to park on, or an error. */
+static int pop_once(sst_op *op, int block, char *buf, size_t room, size_t *len, uint32_t *waiter, uint32_t rank,
+                    uint32_t *value) {
+    sst_seg *s = op->s;
+    sst_place place;
+    int r = sst_enter(s, op->key.stripe, op->deadline_ns, 0);
+    if (r != SST_OK)
+        return r;
+    r = sst_table_find(s, &op->key, SST_KIND_QUEUE, &place);
+    if (r == SST_OK) {
+        sst_waiter_slot *w = sst_waiter_mine(s, *waiter);
+        uint64_t mine = w && ld64(&w->ticket) ? ld64(&w->ticket) : UINT64_MAX;
+        uint64_t items = place.entry ? ld64(&place.entry->word) : 0;
+        if (items > 0 && items > ahead(s, op, place.ref, mine))
+            r = take_first(op, place.entry, buf, room, len);
+        else
+            r = block ? stand(op, &place, waiter, rank) : SST_ENOENT;
+        if (r == SST_OK && *len == SIZE_MAX)
+            r = SST_ENOENT;
+        else if (r == SST_OK)
+            sst_waiter_free(s, waiter); /* its ticket goes with the item, under the same lock */
+    }
+    *value = sst_event_arm(op->stripe);
+    sst_exit(s, op->key.stripe, op->wake);
+    op->wake = 0;
+    return r;
+}
+
+int sst_queue_pop(sst_seg *s, uint32_t space, const char *key, size_t klen, int block, char *buf, size_t room,
+                  size_t *len, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns) {
+    sst_op op;
+    int r = sst_op_begin(&op, s, space, key, klen, deadline_ns, 0);
+    if (r != SST_OK)
+        return r;
+    if (s->readonly) {
+        sst_end(s);
+        return SST_EINVAL;
+    }
+    for (int parked = 0;; parked = 1) {
+        uint32_t value = 0;
+        *len = SIZE_MAX; /* no item yet */
+        r = pop_once(&op, block, buf, room, len, waiter, rank, &value);
+        if (r != SST_ENOENT || !block)
+            break;
+        r = sst_now_ns() >= deadline_ns ? SST_ETIMEDOUT
+            : parked                    ? SST_EAGAIN
+                                        : sst_op_park(&op, value, *waiter, slice_ns);
+        if (r != SST_OK)
+            break;
+    }
+    if (r == SST_ETIMEDOUT)
+        sst_waiter_release(s, waiter);
+    sst_end(s);
+    return r;
+}
+
+int sst_queue_len(sst_seg *s, uint32_t space, const char *key, size_t klen, int64_t *n, uint64_t deadline_ns,
+                  uint32_t flags) {
+    sst_op op;
+    sst_place place;
+    int r = sst_op_enter(&op, s, space, key, klen, deadline_ns, flags);
+    if (r != SST_OK)
+        return r;
+    r = sst_table_find(s, &op.key, SST_KIND_QUEUE, &place);
+    if (r == SST_OK)
+        *n = place.entry ? (int64_t)ld64(&place.entry->word) : 0;
+    return sst_op_exit(&op, r);
+}
