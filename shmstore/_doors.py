@@ -3,8 +3,8 @@
 The door that releases the GIL is used in slices of 50 ms: after each the interpreter runs its signal handlers, a closed
 handle is noticed, and the call goes on with the same deadline.
 
-A handle is open as long as it has an attribute `_seg` of its own. close() takes it away, so that the open case costs
-nothing to check, and every call after, or in a thread that waits, meets the class's at its next look, which raises.
+A closed handle's `_seg` is NULL, which the core answers with SST_ECLOSED: so the fast doors take it unchecked, and each
+slice of a wait in another thread meets it at its next look, `_open`, which raises.
 
 Result buffers come from a pool, popped and pushed back: a buffer that belonged to a handle or a thread would be written
 by a signal handler that runs in the middle of a call and calls again.
@@ -13,11 +13,12 @@ by a signal handler that runs in the middle of a call and calls again.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from time import monotonic_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from shmstore import errors, segment
 from shmstore._deadline import FOREVER, Timeout, as_timedelta, deadline_after, seconds, span_ns
@@ -37,10 +38,12 @@ ROOM: Final = lib.SST_TRY_COPY
 """Bytes of a pooled result buffer: what the fast door copies at most."""
 
 USER: Final = lib.SST_USER
+CLOSED: Final = ffi.NULL
 AGAIN: Final = (lib.SST_EAGAIN, lib.SST_EINTR)
 
-outs: Final[list[Out]] = []
-"""Free result buffers of ROOM bytes: the memory, a view of it, and where the core writes a length."""
+outs: Final[deque[Out]] = deque()
+"""Free result buffers of ROOM bytes: the memory, a view of it, and where the core writes a length. A deque: a list that
+goes from one element to none and back gives its memory back and asks for it each time."""
 
 
 def new_out(room: int) -> Out:
@@ -126,20 +129,8 @@ def give(out: Out) -> None:
         outs.append(out)
 
 
-class _Closed:
-    """What `_seg` is once the handle's own is gone. It has no __set__, so that the handle's own comes first."""
-
-    def __get__(self, handle: Handle | None, owner: type[Handle]) -> NoReturn:
-        raise errors.StoreClosedError(f"{handle!r} is closed")
-
-
 class Handle(Store):
     """A handle on an attachment. Its subclass `SegmentStore` has the verbs."""
-
-    if TYPE_CHECKING:
-        _seg: CData
-    else:
-        _seg = _Closed()
 
     def __init__(self, attachment: segment.Attachment, timeout: Timeout) -> None:
         self._timeout = as_timedelta(timeout)
@@ -149,6 +140,7 @@ class Handle(Store):
         self._rank_pid = 0
         self._attachment = attachment
         self._seg = attachment.seg
+        self._held = [attachment]
 
     # -- the handle ---------------------------------------------------------------------------------------------------
 
@@ -162,16 +154,29 @@ class Handle(Store):
         self._timeout = as_given
 
     def close(self) -> None:
-        if self.__dict__.pop("_seg", None) is None:
-            return
-        self._leave_rank()
-        segment.release(self._attachment)
+        if self._let_go():
+            segment.release(self._attachment)
 
     def __del__(self) -> None:
-        if self.__dict__.pop("_seg", None) is None:
-            return
+        if self._let_go():
+            segment.release_later(self._attachment)
+
+    def _let_go(self) -> bool:
+        """True once, for whoever closes the handle first."""
+        try:
+            self._held.pop()
+        except (IndexError, AttributeError):  # closed before, or never opened
+            return False
+        self._seg = CLOSED
         self._leave_rank()
-        segment.release_later(self._attachment)
+        return True
+
+    def _open(self) -> CData:
+        """The segment; StoreClosedError where the handle is closed."""
+        seg = self._seg
+        if seg == CLOSED:
+            raise errors.StoreClosedError(f"{self!r} is closed")
+        return seg
 
     def _leave_rank(self) -> None:
         if self._rank is not None and self._rank_pid == os.getpid():
@@ -187,7 +192,7 @@ class Handle(Store):
         Blocks for the locks of what it reads, as long as their holders do.
         """
         report = ffi.new("char[]", 1 << 16)
-        code = lib.sst_verify(self._seg, report, 1 << 16)
+        code = lib.sst_verify(self._open(), report, 1 << 16)
         if code < 0:
             raise errors.from_code(code, "verify", repr(self))
         return ffi.string(report).decode("utf-8", "replace").splitlines()
@@ -204,7 +209,7 @@ class Handle(Store):
             wait: the longer call that this one is a part of, for its deadline; None: the handle's own timeout.
         """
         while True:
-            seg = self._seg
+            seg = self._open()
             until = deadline_after(min(SLICE_NS, self._span_ns))
             code = call(seg, until if wait is None else min(until, wait.deadline))
             if code not in AGAIN and code != lib.SST_EBUSY:
@@ -272,7 +277,7 @@ class Handle(Store):
     def _park(self, wait: Wait, raw: bytes, flags: int = 0) -> bool:
         """Waits for the key for one slice; False when the deadline has passed and it is not there."""
         self._watch_peers(raw)
-        seg = wait.seg = self._seg
+        seg = wait.seg = self._open()
         return self._parked(
             wait,
             raw,
@@ -293,7 +298,7 @@ class Handle(Store):
 
     def _there(self, raw: bytes, wait: Wait | None = None, flags: int = 0) -> bool:
         """True when the key is there, or, without SST_KEY_ONLY, a queue of that name with items."""
-        code = lib.SST_EAGAIN if flags else lib.sst_fast_check(self._seg, USER, raw, len(raw))
+        code = lib.SST_EAGAIN if flags else lib.sst_fast_check(self._seg, raw, len(raw))
         if code < 0:
             code = self._must(
                 "check", raw, lambda seg, until: lib.sst_check(seg, USER, raw, len(raw), until, flags), wait

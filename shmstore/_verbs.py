@@ -7,6 +7,7 @@ the door that releases the GIL (`_doors`).
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from shmstore import errors
@@ -37,7 +38,7 @@ _fast_delete = lib.sst_fast_delete
 
 WORLD_MAX: Final = 2**32 - 1
 
-_numbers: Final[list[CData]] = []
+_numbers: Final[deque[CData]] = deque()
 """Free int64_t for sums."""
 
 
@@ -49,8 +50,8 @@ class SegmentStore(Handle):
             raw = key.encode() if type(key) is str else key_bytes(key)
         except UnicodeEncodeError:
             raw = key_bytes(key)
-        data = value if type(value) is bytes else value_bytes(value)
-        code = _fast_set(self._seg, USER, raw, len(raw), data, len(data))
+        data = value if type(value) is bytes else value.encode() if type(value) is str else value_bytes(value)
+        code = _fast_set(self._seg, raw, len(raw), data, len(data))
         if code:
             raw, data = key_bytes(key), value_bytes(data)
             self._must("set", raw, lambda seg, until: lib.sst_set(seg, USER, raw, len(raw), data, len(data), until, 0))
@@ -66,10 +67,10 @@ class SegmentStore(Handle):
             out = outs.pop()
         except IndexError:
             out = new_out(ROOM)
-        memory, view, length = out
-        code = _fast_get(self._seg, USER, raw, len(raw), memory, ROOM, length)
-        if code == 0:
-            value = view[: length[0]]
+        memory, view, _ = out
+        length = _fast_get(self._seg, raw, len(raw), memory)
+        if length >= 0:
+            value = view[:length]
             outs.append(out)
             return value
         outs.append(out)
@@ -87,7 +88,7 @@ class SegmentStore(Handle):
         except IndexError:
             number = ffi.new("int64_t *")
         try:
-            code = _fast_add(self._seg, USER, raw, len(raw), n, number)
+            code = _fast_add(self._seg, raw, len(raw), n, number)
         except OverflowError:
             raise ValueError(f"n must be an int64, got {n}") from None
         if code:
@@ -118,7 +119,7 @@ class SegmentStore(Handle):
 
     def delete_key(self, key: Key) -> bool:
         raw = key_bytes(key)
-        code = _fast_delete(self._seg, USER, raw, len(raw))
+        code = _fast_delete(self._seg, raw, len(raw))
         if code < 0:
             code = self._must("delete_key", raw, lambda seg, until: lib.sst_delete(seg, USER, raw, len(raw), until, 0))
         return code == 1
@@ -128,11 +129,11 @@ class SegmentStore(Handle):
     def check(self, keys: Keys) -> bool:
         if not isinstance(keys, list | tuple):
             check_sequence(keys, "keys")
-        seg = self._seg
+        seg = self._seg if keys else self._open()
         there = True
         for key in keys:
             raw = key.encode() if type(key) is str and key.isascii() else key_bytes(key)
-            code = _fast_check(seg, USER, raw, len(raw)) if there else -1
+            code = _fast_check(seg, raw, len(raw)) if there else -1
             if code != 1:
                 raw = key_bytes(key)
                 there = there and self._there(raw)
@@ -140,7 +141,7 @@ class SegmentStore(Handle):
 
     def wait(self, keys: Keys, timeout: Timeout | None = None) -> None:
         raws = keys_bytes(keys)
-        self._seg  # noqa: B018 -- a closed handle says so also for no keys
+        self._open()  # a closed handle says so also for no keys
         with Wait(self, "wait", timeout) as wait:
             missing = self._missing(raws, wait)
             while missing:
@@ -154,13 +155,13 @@ class SegmentStore(Handle):
 
     def multi_get(self, keys: Keys, timeout: Timeout | None = None) -> list[bytes]:
         raws = keys_bytes(keys)
-        self._seg  # noqa: B018 -- a closed handle says so also for no keys
+        self._open()  # a closed handle says so also for no keys
         with Wait(self, "multi_get", timeout) as wait:
             return [self._get(wait, raw, raws) for raw in raws]
 
     def multi_set(self, keys: Keys, values: Values) -> None:
         pairs = pairs_bytes(keys, values)
-        self._seg  # noqa: B018 -- the same
+        self._open()  # the same
         if not pairs:
             return
         names, data = b"".join(pairs), b"".join(pairs.values())
@@ -227,7 +228,7 @@ class SegmentStore(Handle):
         with Wait(self, f"queue_pop({key!r})", None) as wait:
             while True:
                 memory, view, length = out
-                seg = wait.seg = self._seg
+                seg = wait.seg = self._open()
                 code = lib.sst_queue_pop(
                     seg,
                     USER,
@@ -279,7 +280,7 @@ class SegmentStore(Handle):
         with Wait(self, f"barrier({key!r}, {world_size})", timeout) as wait:
             while True:
                 self._watch_peers(raw)
-                seg = wait.seg = self._seg
+                seg = wait.seg = self._open()
                 code = lib.sst_barrier(
                     seg,
                     USER,

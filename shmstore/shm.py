@@ -93,7 +93,7 @@ class ShmStore(SegmentStore):
             self._register(rank)
 
     def _register(self, rank: int) -> None:
-        code = lib.sst_rank_register(self._seg, rank)
+        code = lib.sst_rank_register(self._open(), rank)
         if code < 0:
             text = repr(self)
             taken = next((peer for peer in self.peers() if peer.rank == rank), None)
@@ -126,10 +126,10 @@ class ShmStore(SegmentStore):
 
         Never waits. Not one snapshot: each record is true of the moment it was read.
         """
-        return peers_of(self._seg)
+        return peers_of(self._open())
 
     def _watch_peers(self, raw: bytes) -> None:
-        dead = dead_rank(self._seg) if self._watch else None
+        dead = dead_rank(self._open()) if self._watch else None
         if dead is not None:
             waiting_on = key_text(raw)
             raise errors.PeerDiedError(
@@ -145,7 +145,7 @@ class ShmStore(SegmentStore):
         return f"ShmStore({self._name!r})" if self._rank is None else f"ShmStore({self._name!r}, rank={self._rank})"
 
     def __reduce__(self) -> tuple[Callable[[str, timedelta, bool], ShmStore], tuple[str, timedelta, bool]]:
-        self._seg  # noqa: B018 -- a closed handle says so
+        self._open()  # a closed handle says so
         return _by_name, (self._name, self._timeout, self._watch)
 
 
@@ -187,7 +187,7 @@ _handles: weakref.WeakSet[SegmentStore] = weakref.WeakSet()
 
 def _share(origin: H, **more: Any) -> H:
     """Another handle on the origin's attachment, without its rank."""
-    origin._seg  # noqa: B018, SLF001 -- a closed handle says so
+    origin._open()  # noqa: SLF001 -- a closed handle says so
     segment.share(origin._attachment)  # noqa: SLF001
     made = object.__new__(type(origin))
     SegmentStore.__init__(made, origin._attachment, origin.timeout)  # noqa: SLF001

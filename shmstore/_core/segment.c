@@ -296,7 +296,7 @@ static int count_in(sst_seg *s, uint32_t bits) {
     }
 }
 
-int sst_begin(sst_seg *s) { return count_in(s, 0); }
+int sst_begin(sst_seg *s) { return s ? count_in(s, 0) : SST_ECLOSED; }
 
 void sst_end(sst_seg *s) {
     if (own_add32(&s->users, UINT32_MAX) == (SST_CLOSING | 1))

@@ -5,6 +5,7 @@
  *
  * Rules of every function here:
  *   - It returns 0 (or a count, where said) or a negative SST_E* code; out-parameters come last.
+ *   - To a verb a NULL segment is a closed one: SST_ECLOSED.
  *   - Keys and values are length-counted bytes; NUL is an ordinary byte. A key has 1..SST_KEY_MAX bytes.
  *   - Times are nanoseconds of CLOCK_MONOTONIC. A deadline is absolute; SST_FOREVER never comes.
  *   - flags: 0, or SST_TRY: return SST_EAGAIN whenever the call would park, repair another's lock, allocate file
@@ -199,12 +200,13 @@ int sst_queue_pop(sst_seg *s, uint32_t space, const char *key, size_t klen, int 
 int sst_queue_len(sst_seg *s, uint32_t space, const char *key, size_t klen, int64_t *n, uint64_t deadline_ns,
                   uint32_t flags);
 
-/* -- the doors that keep the GIL: as above with SST_TRY -------------------------------------------------------- */
-int sst_fast_set(sst_seg *s, uint32_t space, const char *key, size_t klen, const char *val, size_t vlen);
-int sst_fast_get(sst_seg *s, uint32_t space, const char *key, size_t klen, char *buf, size_t room, size_t *len);
-int sst_fast_add(sst_seg *s, uint32_t space, const char *key, size_t klen, int64_t n, int64_t *value);
-int sst_fast_check(sst_seg *s, uint32_t space, const char *key, size_t klen);
-int sst_fast_delete(sst_seg *s, uint32_t space, const char *key, size_t klen);
+/* -- the doors that keep the GIL: as above, on user keys, with SST_TRY; few arguments, since each costs Python time -- */
+int sst_fast_set(sst_seg *s, const char *key, size_t klen, const char *val, size_t vlen);
+/* Returns the value's length; buf has room for SST_TRY_COPY bytes. */
+int sst_fast_get(sst_seg *s, const char *key, size_t klen, char *buf);
+int sst_fast_add(sst_seg *s, const char *key, size_t klen, int64_t n, int64_t *value);
+int sst_fast_check(sst_seg *s, const char *key, size_t klen);
+int sst_fast_delete(sst_seg *s, const char *key, size_t klen);
 
 /* -- proof -------------------------------------------------------------------------------------------------------- */
 /* Walks every invariant. Writes one line a broken invariant ("NAME (at PLACE)\n") into report, NUL-terminated

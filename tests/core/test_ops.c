@@ -139,7 +139,7 @@ static void value_limit(twin *t) {
     CHECK_IS(append(t->b, "max", "1"), SST_ETOOBIG);
     CHECK_IS(sst_get(t->b, SST_USER, "max", 3, got, SST_VALUE_MAX, &len, soon(), 0), SST_OK);
     CHECK(len == SST_VALUE_MAX && memcmp(val, got, len) == 0);
-    CHECK_IS(sst_fast_get(t->b, SST_USER, "max", 3, got, SST_VALUE_MAX, &len), SST_EAGAIN);
+    CHECK_IS(sst_fast_get(t->b, "max", 3, got), SST_EAGAIN);
     CHECK_IS(drop(t->a, "max"), 1);
     free(val);
     free(got);
@@ -220,16 +220,17 @@ static void listing(twin *t) {
 }
 
 static void fast_doors(twin *t) {
-    char buf[8];
-    size_t len = 0;
+    static char buf[SST_TRY_COPY];
     int64_t v;
-    CHECK_IS(sst_fast_set(t->a, SST_USER, "q", 1, "1", 1), SST_OK);
-    CHECK_IS(sst_fast_add(t->b, SST_USER, "q", 1, 1, &v), SST_OK);
+    CHECK_IS(sst_fast_set(NULL, "q", 1, "1", 1), SST_ECLOSED);
+    CHECK_IS(sst_fast_set(t->a, "q", 1, "1", 1), SST_OK);
+    CHECK_IS(sst_fast_add(t->b, "q", 1, 1, &v), SST_OK);
     CHECK_IS(v, 2);
-    CHECK_IS(sst_fast_get(t->a, SST_USER, "q", 1, buf, sizeof buf, &len), SST_OK);
-    CHECK_IS(sst_fast_check(t->a, SST_USER, "q", 1), 1);
-    CHECK_IS(sst_fast_delete(t->a, SST_USER, "q", 1), 1);
-    CHECK_IS(sst_fast_check(t->b, SST_USER, "q", 1), 0);
+    CHECK_IS(sst_fast_get(t->a, "q", 1, buf), 1);
+    CHECK(buf[0] == '2');
+    CHECK_IS(sst_fast_check(t->a, "q", 1), 1);
+    CHECK_IS(sst_fast_delete(t->a, "q", 1), 1);
+    CHECK_IS(sst_fast_check(t->b, "q", 1), 0);
 }
 
 int main(void) {
