@@ -46,7 +46,9 @@ def as_timedelta(timeout: Timeout) -> timedelta:
     if isinstance(timeout, timedelta):
         span_ns(timeout)
         return timeout
-    return timedelta.max if span_ns(timeout) == FOREVER else timedelta(seconds=timeout)
+    if span_ns(timeout) == FOREVER:
+        return timedelta.max
+    return max(timedelta(seconds=timeout), timedelta.resolution) if timeout else timedelta(0)
 
 
 def deadline_after(ns: int) -> int:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from shmstore import errors, segment
 from shmstore._deadline import FOREVER, Timeout, as_timedelta, deadline_after, seconds, span_ns
-from shmstore._keys import key_text
+from shmstore._keys import key_text, shown
 from shmstore._native import ffi, lib
 from shmstore.store import Store
 
@@ -56,11 +56,11 @@ class Wait:
 
     __slots__ = ("cookie", "deadline", "doing", "seg", "span", "start", "store")
 
-    def __init__(self, store: Handle, doing: str, timeout: Timeout | None) -> None:
+    def __init__(self, store: Handle, doing: str, timeout: Timeout | None, start: int | None = None) -> None:
         self.store = store
         self.doing = doing
         self.span = store._span_ns if timeout is None else span_ns(timeout)  # noqa: SLF001 -- a part of the handle
-        self.start = monotonic_ns()
+        self.start = monotonic_ns() if start is None else start
         self.deadline = min(self.start + self.span, FOREVER)
         self.cookie = ffi.new("uint32_t *")
         self.seg: CData | None = None
@@ -94,7 +94,7 @@ class Wait:
 
     def timed_out(self, missing: list[bytes]) -> errors.StoreTimeoutError:
         keys = [key_text(raw) for raw in missing]
-        named = ", ".join(map(repr, keys[:8])) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+        named = ", ".join(map(shown, missing[:8])) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
         elapsed = self.elapsed()
         what = f"{'key' if len(keys) == 1 else 'keys'} {named} did not come"
         return errors.StoreTimeoutError(
@@ -153,6 +153,10 @@ class Handle(Store):
         self._span_ns = span_ns(timeout)
         self._timeout = as_given
 
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
     def close(self) -> None:
         if self._let_go():
             segment.release(self._attachment)
@@ -208,14 +212,16 @@ class Handle(Store):
             call: takes the segment and a deadline.
             wait: the longer call that this one is a part of, for its deadline; None: the handle's own timeout.
         """
+        start = monotonic_ns()
         while True:
             seg = self._open()
-            until = deadline_after(min(SLICE_NS, self._span_ns))
-            code = call(seg, until if wait is None else min(until, wait.deadline))
+            # Each look may take a slice for the lock, also when the timeout is over or 0: it is for what is waited for,
+            # and a lock that others pass on in microseconds is not.
+            code = call(seg, deadline_after(SLICE_NS))
             if code not in AGAIN and code != lib.SST_EBUSY:
                 return code
             if wait is None:
-                wait = Wait(self, f"{verb}({key_text(raw)!r})", None)
+                wait = Wait(self, f"{verb}({shown(raw)})", None, start)
             wait.seg = seg
             if code == lib.SST_EBUSY and wait.late():
                 raise wait.busy([raw])
@@ -224,7 +230,7 @@ class Handle(Store):
         """The same; a code that is an error is raised."""
         code = self._run(verb, raw, call, wait)
         if code < 0:
-            raise errors.from_code(code, f"{verb}({key_text(raw)!r})", repr(self))
+            raise errors.from_code(code, f"{verb}({shown(raw)})", repr(self))
         return code
 
     def _fetch(
@@ -249,7 +255,7 @@ class Handle(Store):
             if code in (lib.SST_OK, lib.SST_ENOENT):
                 return value
             if code != lib.SST_ENOBUFS:
-                raise errors.from_code(code, f"{verb}({key_text(raw)!r})", repr(self))
+                raise errors.from_code(code, f"{verb}({shown(raw)})", repr(self))
             out = new_out(length[0])
 
     def _read(self, verb: str, raw: bytes, wait: Wait) -> bytes | None:

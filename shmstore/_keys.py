@@ -21,6 +21,7 @@ Values: TypeAlias = Sequence[str | bytes | bytearray | memoryview]
 
 KEY_MAX: Final = lib.SST_KEY_MAX
 VALUE_MAX: Final = lib.SST_VALUE_MAX
+SHOWN: Final = 200
 
 
 def key_bytes(key: Key) -> bytes:
@@ -43,6 +44,12 @@ def key_bytes(key: Key) -> bytes:
 def key_text(raw: bytes) -> str:
     """The key as str; bytes that are not UTF-8 are surrogate-escaped, so that `key_bytes` gives them back."""
     return raw.decode("utf-8", "surrogateescape")
+
+
+def shown(raw: bytes) -> str:
+    """The key for a message: quoted, and cut where nobody would read on."""
+    text = repr(key_text(raw[:SHOWN]))
+    return text if len(raw) <= SHOWN else f"{text}… ({len(raw)} bytes)"
 
 
 def value_bytes(value: Value) -> bytes:

@@ -23,6 +23,7 @@ from shmstore._keys import (
     key_text,
     keys_bytes,
     pairs_bytes,
+    shown,
     value_bytes,
 )
 from shmstore._native import ffi, lib
@@ -75,7 +76,7 @@ class SegmentStore(Handle):
             return value
         outs.append(out)
         raw = key_bytes(key)
-        with Wait(self, f"get({key!r})", timeout) as wait:
+        with Wait(self, f"get({shown(raw)})", timeout) as wait:
             return self._get(wait, raw, [raw])
 
     def add(self, key: Key, n: int) -> int:
@@ -90,7 +91,9 @@ class SegmentStore(Handle):
         try:
             code = _fast_add(self._seg, raw, len(raw), n, number)
         except OverflowError:
-            raise ValueError(f"n must be an int64, got {n}") from None
+            raise ValueError(f"add({shown(raw)}): n must be an int64, got {n}") from None
+        except TypeError:
+            raise TypeError(f"add({shown(raw)}): n must be an int, not {type(n).__name__}") from None
         if code:
             raw = key_bytes(key)
             self._must("add", raw, lambda seg, until: lib.sst_add(seg, USER, raw, len(raw), n, number, until, 0))
@@ -225,7 +228,7 @@ class SegmentStore(Handle):
     def queue_pop(self, key: Key, block: bool = True) -> bytes:  # noqa: FBT001, FBT002 -- c10d's signature
         raw = key_bytes(key)
         out = take()
-        with Wait(self, f"queue_pop({key!r})", None) as wait:
+        with Wait(self, f"queue_pop({shown(raw)})", None) as wait:
             while True:
                 memory, view, length = out
                 seg = wait.seg = self._open()
@@ -252,13 +255,14 @@ class SegmentStore(Handle):
                     out = new_out(length[0])
                 elif code == lib.SST_ENOENT and not block:
                     give(out)
-                    raise errors.QueueEmptyError(f"queue_pop({key!r}) on {self!r}: no item")
+                    raise errors.QueueEmptyError(f"queue_pop({shown(raw)}) on {self!r}: no item")
                 elif code == lib.SST_ETIMEDOUT:
+                    self._watch_peers(raw)
                     raise wait.timed_out([raw])
                 elif code == lib.SST_EBUSY and wait.late():
                     raise wait.busy([raw])
                 elif code not in AGAIN and code != lib.SST_EBUSY:
-                    raise errors.from_code(code, f"queue_pop({key!r})", repr(self))
+                    raise errors.from_code(code, f"queue_pop({shown(raw)})", repr(self))
                 elif block:
                     self._watch_peers(raw)
 
@@ -277,7 +281,7 @@ class SegmentStore(Handle):
         if not 1 <= world_size <= WORLD_MAX:
             raise ValueError(f"world_size must be 1 to {WORLD_MAX}, got {world_size}")
         arrived, count = ffi.new("uint32_t *"), ffi.new("int64_t *")
-        with Wait(self, f"barrier({key!r}, {world_size})", timeout) as wait:
+        with Wait(self, f"barrier({shown(raw)}, {world_size})", timeout) as wait:
             while True:
                 self._watch_peers(raw)
                 seg = wait.seg = self._open()

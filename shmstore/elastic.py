@@ -31,7 +31,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, Protocol
+from time import monotonic
+from typing import Any, Protocol, cast
 
 from shmstore._deadline import Timeout, as_timedelta
 from shmstore.errors import BarrierTimeoutError, DistStoreError, PeerDiedError
@@ -58,15 +59,17 @@ _MAX_MISSING = 16  # two nodes of eight: enough to tell one lost node from sever
 
 
 class _DuckStore(Protocol):
-    """The verbs that these functions call: `shmstore.Store` and `torch.distributed.Store` both have them."""
+    """The verbs that these functions call: `shmstore.Store` and `torch.distributed.Store` both have them.
 
-    @property
-    def timeout(self) -> timedelta: ...
+    Both have a `timeout` too, which torch's stub leaves out; and `wait` has two overloads there.
+    """
+
     def set_timeout(self, timeout: timedelta, /) -> Any: ...
     def set(self, key: str, value: Any, /) -> Any: ...
     def add(self, key: str, n: int, /) -> int: ...
     def multi_get(self, keys: list[str], /) -> list[bytes]: ...
-    def wait(self, keys: list[str], timeout: timedelta = ..., /) -> Any: ...
+    @property
+    def wait(self) -> Callable[..., Any]: ...
 
 
 @contextmanager
@@ -84,7 +87,7 @@ def store_timeout(store: _DuckStore, timeout: Timeout) -> Iterator[None]:
         ValueError: the timeout is negative or NaN. TypeError: it is neither seconds nor a timedelta.
     """
     limit = _limit(timeout)
-    before = store.timeout
+    before: timedelta = cast("Any", store).timeout
     store.set_timeout(limit)
     try:
         yield
@@ -181,6 +184,7 @@ def barrier(
     _check_world(rank, world_size)
     limit = _limit(default_barrier_timeout.get() if barrier_timeout is None else barrier_timeout)
     patience = _limit(trace_timeout)
+    start = monotonic()
     with store_timeout(store, limit):
         opened = _arrive(store, world_size, key_prefix)
         try:
@@ -194,7 +198,7 @@ def barrier(
                 f"barrier {key_prefix!r} timed out on rank {rank} after {limit.total_seconds():g} s "
                 f"(world_size={world_size}, missing_ranks=[{who}])"
             )
-            raise _timed_out(family, text, key_prefix, world_size, missing, limit) from error
+            raise _timed_out(family, text, key_prefix, world_size, missing, limit, monotonic() - start) from error
 
 
 def _arrive(store: _DuckStore, world_size: int, prefix: str) -> str:
@@ -214,7 +218,7 @@ def _trace(
     if rank != 0:
         if _seen(store, gate, None):
             return None, f"<check rank 0 ({name(0)}) for missing rank info>"
-        return (0,), f"{name(0)}, which did not answer the trace: it never came, or came late"
+        return (0,), name(0)
     missing: list[int] = []
     traced = 0
     while traced < world_size - 1 and len(missing) < _MAX_MISSING:
@@ -257,15 +261,24 @@ def _timed_out(
     world_size: int,
     missing: Sequence[int] | None,
     limit: timedelta,
+    elapsed: float,
 ) -> BaseException:
     if family is not DistStoreError:
         return family(text)
     return BarrierTimeoutError(
-        text, key=key, world_size=world_size, missing_ranks=missing, timeout=limit.total_seconds()
+        text,
+        key=key,
+        world_size=world_size,
+        missing_ranks=missing,
+        elapsed=elapsed,
+        timeout=limit.total_seconds(),
     )
 
 
 def _check_world(rank: int | None, world_size: int) -> None:
+    for what, number in (("world_size", world_size), ("rank", 0 if rank is None else rank)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{what} must be an int, not {type(number).__name__}")
     if world_size < 1:
         raise ValueError(f"world_size must be at least 1, not {world_size}")
     if rank is not None and not 0 <= rank < world_size:

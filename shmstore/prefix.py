@@ -129,6 +129,10 @@ class PrefixStore(Store):
     def clone(self) -> Self:
         return type(self)(self._prefix, self._store.clone())
 
+    def __enter__(self) -> Self:
+        self._store.__enter__()
+        return self
+
     def close(self) -> None:
         self._store.close()
 

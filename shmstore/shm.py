@@ -76,9 +76,14 @@ class ShmStore(SegmentStore):
     ) -> None:
         segment.check_name(name)
         _check_ranks(rank, world_size)
+        for what, flag in (("persist", persist), ("watch_peers", watch_peers)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{what} must be a bool, not {type(flag).__name__}")
+        if create is not None and not isinstance(create, bool):
+            raise TypeError(f"create must be None, True or False, not {type(create).__name__}")
         plan = segment.Plan(
             create=create,
-            persist=bool(persist),
+            persist=persist,
             capacity=_checked_capacity(capacity),
             mode=_checked_mode(mode),
             engine=_checked_engine(sync),
@@ -87,7 +92,7 @@ class ShmStore(SegmentStore):
         wait_ns = span_ns(timeout)
         self._name = name
         super().__init__(segment.attach(name, plan, wait_ns), timeout)
-        self._watch = bool(watch_peers)
+        self._watch = watch_peers
         _handles.add(self)
         if rank is not None:
             self._register(rank)
@@ -142,7 +147,7 @@ class ShmStore(SegmentStore):
             )
 
     def __repr__(self) -> str:
-        return f"ShmStore({self._name!r})" if self._rank is None else f"ShmStore({self._name!r}, rank={self._rank})"
+        return f"ShmStore({self._name!r})" if self.rank is None else f"ShmStore({self._name!r}, rank={self.rank})"
 
     def __reduce__(self) -> tuple[Callable[[str, timedelta, bool], ShmStore], tuple[str, timedelta, bool]]:
         self._open()  # a closed handle says so

@@ -39,12 +39,12 @@ def pytest_collection_finish() -> None:
 
 
 def shm_entries() -> set[str]:
-    """Our segments in /dev/shm, but those named by a test run beside this one (`name` puts the pid in).
+    """The segments in /dev/shm that this run made: each name a test gives carries the run's pid (`name`, below).
 
-    The one lock file of an owner, .shmstore.lock.<uid>, stays by design.
+    Others' segments come and go meanwhile; the lock file of an owner, .shmstore.lock.<uid>, stays by design.
     """
-    others = re.compile(rf"shmstore\.(t|model)-(?!{os.getpid()}-)\d+-")
-    return {name for name in os.listdir(SHM) if name.startswith("shmstore.") and not others.match(name)}
+    mine = re.compile(rf"shmstore\..*\b{os.getpid()}\b")
+    return {name for name in os.listdir(SHM) if mine.match(name)}
 
 
 def fds() -> dict[int, str]:

@@ -73,6 +73,18 @@ def barriers(me: Any, name: str, n: int, rounds: int) -> list[int]:
     return seen
 
 
+def write_until_told(me: Any, name: str, size: int) -> int:
+    """Writes one key over and over; how often."""
+    with opened(name) as store:
+        me.ready()
+        me.say("writing")
+        value, n = b"w" * size, 0
+        while not store.check(["stop"]):
+            store.set("k", value)
+            n += 1
+        return n
+
+
 def mixed(me: Any, name: str, threads: int, each: int) -> int:
     """Threads that keep to keys of their own, each against a dict; how many keys this process left."""
     errors: list[BaseException] = []

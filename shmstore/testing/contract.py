@@ -984,6 +984,19 @@ class StoreContract:
                 call()
             assert time.monotonic() - start >= 0.04
 
+    def test_the_shortest_timeouts_are_timeouts(self, store: Store) -> None:
+        store.set_timeout(1e-9)
+        assert timedelta(0) < store.timeout <= timedelta(microseconds=1)
+        with pytest.raises(StoreTimeoutError):
+            store.get("gone")
+
+    def test_a_long_key_is_cut_in_the_message_only(self, store: Store, key_overhead: int) -> None:
+        key = "k" * (KEY_MAX - key_overhead)
+        with pytest.raises(StoreTimeoutError) as caught:
+            store.get(key, 0)
+        assert len(str(caught.value)) < 1000
+        assert [len(name) for name in caught.value.keys] == [KEY_MAX]
+
     def test_zero_timeout_still_does_what_needs_no_wait(self, store: Store) -> None:
         store.set_timeout(0)
         store.set("k", b"1")
@@ -1041,6 +1054,7 @@ class StoreContract:
             lambda: store.queue_len("k"),
             lambda: store.barrier("k", 1),
             lambda: store.clone(),
+            lambda: store.__enter__(),
         ):
             with pytest.raises(StoreClosedError):
                 call()

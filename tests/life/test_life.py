@@ -181,6 +181,10 @@ def test_names_of_wrong_type(bad: Any) -> None:
         ({"world_size": -1}, ValueError),
         ({"timeout": -1}, ValueError),
         ({"timeout": "1"}, TypeError),
+        ({"create": 1}, TypeError),
+        ({"create": "no"}, TypeError),
+        ({"persist": 1}, TypeError),
+        ({"watch_peers": "yes"}, TypeError),
     ],
     ids=repr,
 )

@@ -76,6 +76,28 @@ def test_barriers(store: ShmStore, name: str, team: Team) -> None:
     assert store.multi_get([f"arrived-{i}" for i in range(rounds)]) == [b"%d" % n] * rounds
 
 
+def test_a_timeout_of_zero_is_not_for_the_lock(store: ShmStore, name: str, team: Team) -> None:
+    """Others hold the key's lock most of the time; what needs no wait for a key does not time out on that."""
+    store.set("k", b"x")
+    store.set("n", b"0")
+    children = [team.start(workers.write_until_told, name, 60_000) for _ in range(2)]
+    team.go()
+    for child in children:
+        assert child.hear() == "writing"
+    store.set_timeout(0)
+    for _ in range(300):
+        assert len(store.get("k", 0)) in (1, 60_000)
+        store.wait(["k"], 0)
+        assert len(store.multi_get(["k", "n"], 0)) == 2
+        assert store.check(["k"]) is True
+        store.append("k", b"")
+        assert store.compare_set("n", b"0", b"0") == b"0"
+        assert "k" in store.list_keys()
+    store.set("stop", b"")
+    for child in children:
+        assert child.result() > 0
+
+
 def test_threads_in_processes(store: ShmStore, name: str, team: Team) -> None:
     n, threads, each = 2, 8, 150
     left = team.run(n, workers.mixed, name, threads, each)
