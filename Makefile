@@ -1,7 +1,8 @@
 # What a person types. All of it happens in .venv and build/, both of which `make clean` removes.
 #
-#   make demo   installs shmstore into .venv and shows two processes at work
+#   make demo   installs shmstore into .venv and counts the standard library's words with eight processes
 #   make test   the C tests, plain and under sanitizers, then pytest
+#   make bench  measures against torch's stores, Redis, LMDB and MPI (what is not installed is named); BENCH: its options
 #   make lint   formats, types, floors: checks only, changes nothing
 #   make format rewrites what `make lint` would complain about in the layout of files
 #
@@ -11,6 +12,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 # The tests and the checkers run against this release of torch.
 TORCH  ?= torch==2.13.0
+# Options of `python -m bench`.
+BENCH  ?= --plots build/bench
 JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 
 BIN := $(VENV)/bin
@@ -22,9 +25,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PACKAGE := $(INSTALL) --no-build-isolation --config-settings=build-dir=build/extension --editable
 
 SOURCES   := pyproject.toml $(wildcard shmstore/*.py shmstore/*/*.py shmstore/_core/*)
-C_FILES   := $(wildcard shmstore/_core/*.c shmstore/_core/*.h tests/core/*.c tests/core/*.h)
+C_FILES   := $(wildcard $(foreach at,shmstore/_core tests/core bench/limit,$(at)/*.c $(at)/*.h))
 
-.PHONY: venv demo test test-c test-py lint format clean
+.PHONY: venv demo test test-c test-py bench lint format clean
 
 venv: $(VENV)/stamp-tools
 
@@ -41,6 +44,10 @@ $(VENV)/stamp-test: $(VENV)/stamp-tools $(SOURCES)
 	$(PACKAGE) '.[test,cli]' $(TORCH)
 	@touch $@
 
+$(VENV)/stamp-bench: $(VENV)/stamp-tools $(SOURCES)
+	$(PACKAGE) '.[bench]' $(TORCH)
+	@touch $@
+
 $(VENV)/stamp-lint: $(VENV)/stamp-tools $(SOURCES)
 	$(PACKAGE) '.[lint]'
 	@touch $@
@@ -55,7 +62,7 @@ define c_tests
 	$(BIN)/cmake -S shmstore/_core -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	    -DSST_EXTENSION=OFF -DSST_TESTS=ON -DSST_SANITIZE=$(2) --log-level=WARNING
 	$(BIN)/cmake --build build/$(1) --parallel $(JOBS)
-	$(BIN)/ctest --test-dir build/$(1) --output-on-failure
+	$(BIN)/ctest --test-dir build/$(1) --output-on-failure --parallel $(JOBS)
 endef
 
 test-c: $(VENV)/stamp-tools
@@ -67,6 +74,9 @@ comma := ,
 
 test-py: $(VENV)/stamp-test
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/stamp-bench
+	$(BIN)/python -m bench $(BENCH)
 
 lint: $(VENV)/stamp-lint
 	$(BIN)/ruff check .

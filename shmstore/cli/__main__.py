@@ -1,6 +1,8 @@
 """`python -m shmstore.cli`."""
 
-from shmstore.cli.main import main
+import sys
+
+from shmstore.cli.entry import main
 
 if __name__ == "__main__":
-    main(prog_name="shmstore")
+    sys.exit(main())

@@ -1,60 +1,58 @@
-"""`shmstore demo`: real processes exchange values and meet at barriers, and a table says what each saw.
+"""`shmstore demo`: eight processes count a real directory tree together, and one process checks what they found.
 
-The launcher makes the segment, starts a process a rank, and stays attached, without a rank, until all are gone: so it
-is the last one out and takes the segment with it, also when a rank died. Ranks report through a pipe each, not through
-the store that they show. Nobody sleeps: ranks wait in the store only, the launcher on the pipes.
+The launcher makes the segment, puts the list of files into it, starts a process a rank, and stays attached, without a
+rank, until all are gone: so it is the last one out and takes the segment with it, also when a rank died. What the ranks
+do is in `count.py`. Their reports come through a pipe each and not through the store that they show: a pipe also says
+that its rank is dead. The progress bar pops a queue of the store. Nobody sleeps and looks again: ranks and bar wait in
+the store, the launcher on the pipes.
+
+The single process counts last, with the tree's files in the page cache; what that is worth is its advantage.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import secrets
 import signal
+import sys
+import sysconfig
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from threading import Thread
 from typing import Literal
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shmstore import SegmentNotFoundError, ShmStore, elastic
+from shmstore import ShmStore, StoreError
+from shmstore.cli import count
+from shmstore.cli.count import Plan, Report, Tally
 
 __all__ = ["demo"]
 
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one rank held, saw and waited for. Times in ms, one a round."""
-
-    rank: int
-    pid: int
-    held: str
-    saw: tuple[str, ...]
-    exchange_ms: float
-    store_ms: tuple[float, ...]
-    elastic_ms: tuple[float, ...]
-    early: int  # barriers that let this rank through before all had arrived
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What every rank is told."""
-
-    name: str
-    nproc: int
-    rounds: int
-    timeout: float
-    kill: int | None
+# Of the default tree only: these hold what was installed beside the standard library, and what running it writes.
+_NOT_STANDARD = frozenset({b"site-packages", b"dist-packages", b"__pycache__"})
 
 
 @click.command()
-@click.option("--nproc", type=click.IntRange(1, 1000), default=4, show_default=True, help="How many processes.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often they meet.")
+@click.option("--nproc", type=click.IntRange(1, 1000), default=8, show_default=True, help="How many processes.")
+@click.option(
+    "--path",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="DIR",
+    help="The tree whose files are counted.  [default: the running Python's standard library]",
+)
+@click.option("--rounds", type=click.IntRange(1), default=4, show_default=True, help="How often they meet.")
 @click.option(
     "--sync",
     type=click.Choice(["futex", "semaphore"]),
@@ -69,62 +67,122 @@ class Plan:
     show_default=True,
     help="Seconds after which a wait has failed.",
 )
-@click.option("--kill", type=click.IntRange(0), metavar="RANK", help="This rank kills itself before the barriers.")
-def demo(nproc: int, rounds: int, sync: Literal["futex", "semaphore"], timeout: float, kill: int | None) -> None:
-    """Starts processes that share values and wait for each other, and shows what each saw.
+@click.option(
+    "--kill", type=click.IntRange(0), metavar="RANK", help="This rank kills itself in the middle of its work."
+)
+def demo(
+    nproc: int,
+    path: str | None,
+    rounds: int,
+    sync: Literal["futex", "semaphore"],
+    timeout: float,
+    kill: int | None,
+) -> None:
+    """Has processes count the words and lines of a directory tree together, and compares with a single process.
 
-    Exits with 1 when a rank failed, died or saw anything else than what the others held.
+    Exits with 1 when a rank failed or died, or when they counted anything else than the single process did.
     """
     if kill is not None and kill >= nproc:
         raise click.BadParameter(f"there are ranks 0 to {nproc - 1} only", param_hint="--kill")
-    plan = Plan(f"demo-{os.getpid()}-{secrets.token_hex(4)}", nproc, rounds, timeout, kill)
-    console = Console(width=None if os.isatty(1) else 110)
-    with ShmStore(plan.name, create=True, sync=sync, timeout=timeout):
-        results = _run(plan)
+    root = os.path.abspath(path or sysconfig.get_path("stdlib"))  # noqa: PTH100 -- resolve() would follow links
+    plan = Plan(f"demo-{os.getpid()}-{secrets.token_hex(4)}", os.fsencode(root), nproc, rounds, timeout, kill)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, soft_wrap=True)
+    files, unreadable = count.list_files(plan.root, _NOT_STANDARD if path is None else ())
+    console.print(f"{_many(len(files), 'file', 'files')} below {_shown(plan.root)}")
+    if unreadable:
+        console.print(f"{_many(unreadable, 'directory', 'directories')} left out as unreadable")
+    start_s = time.monotonic()
+    try:
+        with ShmStore(plan.name, create=True, sync=sync) as store:
+            count.publish(store, files)
+            results = _run(plan, store, files, console)
+    except (StoreError, OSError) as error:
+        raise click.ClickException(f"{type(error).__name__}: {error}") from error
+    together_s = time.monotonic() - start_s
     reports = [result for result in results if isinstance(result, Report)]
-    if reports:
-        console.print(_table(plan, sync, sorted(reports, key=lambda report: report.rank)))
-    faults = [result for result in results if isinstance(result, str)] + _faults(plan, reports)
+    faults = [result for result in results if isinstance(result, str)]
+    if not faults:
+        start_s = time.monotonic()
+        alone = count.count(plan.root, files)
+        alone_s = time.monotonic() - start_s
+        console.print(_table(plan, sync, reports, alone, console.width), soft_wrap=False)
+        if alone.skipped:
+            console.print(f"{_many(alone.skipped, 'file', 'files')} left out as unreadable, by all alike")
+        console.print(_speed(plan, reports, together_s, alone_s))
+        faults = _faults(reports, alone)
     if not _gone(plan.name):
         faults.append(f"the segment {plan.name} is still there")
     for fault in faults:
-        console.print(f"FAILED: {fault}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"FAILED: {fault}", style="bold red")
     if faults:
         raise SystemExit(1)
     console.print(
-        f"OK: {nproc} processes saw the same {nproc} values and met at {2 * rounds} barriers; "
-        "no server, no port, and the segment is gone.",
-        highlight=False,
-        soft_wrap=True,
+        f"OK: {_many(nproc, 'process', 'processes')} counted {_many(alone.files, 'file', 'files')} exactly as one did; "
+        "no server, no port, and the segment is gone."
     )
 
 
-def _run(plan: Plan) -> list[Report | str]:
-    """Starts all ranks and collects a report of each; stops the rest at the first one that fails."""
-    context = multiprocessing.get_context("spawn")
+# -- the processes ----------------------------------------------------------------------------------------------------
+
+
+def _run(plan: Plan, store: ShmStore, files: list[bytes], console: Console) -> list[Report | str]:
+    """Starts all ranks and collects a report of each, in rank order; or ends the rest at the first that fails."""
     ranks: dict[Connection, tuple[int, SpawnProcess]] = {}
-    results: list[Report | str] = []
+    results: dict[int, Report] = {}
+    faults: dict[int, str] = {}
     try:
-        for rank in range(plan.nproc):
-            mine, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_rank, args=(plan, rank, theirs), name=f"rank {rank}", daemon=True)
-            process.start()
-            theirs.close()  # the rank holds the only end: its death is an end of file here
-            ranks[mine] = (rank, process)
-        pending = set(ranks)
-        while pending and not any(isinstance(result, str) for result in results):
-            for pipe in wait(list(pending)):
-                assert isinstance(pipe, Connection)
-                pending.discard(pipe)
-                results.append(_receive(pipe, *ranks[pipe]))
-        return results
+        with _no_interrupt():
+            for rank in range(plan.nproc):
+                _start(plan, rank, ranks)
+        with _bar(store, len(files), console):
+            pending = set(ranks)
+            while pending and not faults:
+                for pipe in wait(list(pending)):
+                    assert isinstance(pipe, Connection)
+                    pending.discard(pipe)
+                    rank, process = ranks[pipe]
+                    result = _receive(pipe, rank, process)
+                    if isinstance(result, str):
+                        faults[rank] = result
+                    else:
+                        results[rank] = result
     finally:
-        failed = len(results) < plan.nproc or any(isinstance(result, str) for result in results)
         for pipe, (_, process) in ranks.items():
-            if failed:
-                process.terminate()
+            if len(results) < plan.nproc:
+                process.kill()  # the store survives that; also ends a process that is stopped
             process.join()
             pipe.close()
+    for rank, process in ranks.values():
+        held = count.unfinished(store, rank, process.pid or 0) if rank in faults else []
+        if held:
+            named = ", ".join(_shown(files[index]) for index in held)
+            faults[rank] += f"; it had claimed and not finished: {named}"
+    return [*faults.values()] or [results[rank] for rank in sorted(results)]
+
+
+def _start(plan: Plan, rank: int, ranks: dict[Connection, tuple[int, SpawnProcess]]) -> None:
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=count.live, args=(plan, rank, theirs), name=f"rank {rank}", daemon=True)
+    try:
+        process.start()
+    except BaseException:
+        mine.close()
+        raise
+    finally:
+        theirs.close()  # the rank holds the only end: its death is an end of file here
+    ranks[mine] = (rank, process)
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Processes started in here never see Ctrl-C, which is the launcher's to answer; one that comes meanwhile waits."""
+    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and unblocks SIGINT then
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _receive(pipe: Connection, rank: int, process: SpawnProcess) -> Report | str:
@@ -139,94 +197,99 @@ def _receive(pipe: Connection, rank: int, process: SpawnProcess) -> Report | str
     return result
 
 
-def _rank(plan: Plan, rank: int, pipe: Connection) -> None:
-    """The life of one rank: the whole use of the library is in here."""
-    result: Report | str
-    try:
-        with ShmStore(plan.name, rank=rank, create=False, timeout=plan.timeout) as store:
-            result = _play(plan, rank, store)
-    except Exception as error:
-        result = f"rank {rank} (pid {os.getpid()}): {type(error).__name__}: {error}"
-    pipe.send(result)
-
-
-def _play(plan: Plan, rank: int, store: ShmStore) -> Report:
-    held = secrets.token_hex(3)
-    saw: list[bytes] = []
-    exchange_ms = _timed(
-        lambda: saw.extend(elastic.synchronize(store, held.encode(), rank, plan.nproc, "values/", plan.timeout))
-    )
-    if rank == plan.kill:
-        os.kill(os.getpid(), signal.SIGKILL)
-    store_ms, elastic_ms, early = [], [], 0
-    for i in range(plan.rounds):
-        store.add(f"arrived/a{i}", 1)
-        store_ms.append(_timed(lambda i=i: store.barrier(f"a{i}", plan.nproc)))  # type: ignore[misc]
-        early += store.get(f"arrived/a{i}") != b"%d" % plan.nproc
-        store.add(f"arrived/b{i}", 1)
-        elastic_ms.append(
-            _timed(lambda i=i: elastic.barrier(store, plan.nproc, f"b{i}", plan.timeout, rank))  # type: ignore[misc]
-        )
-        early += store.get(f"arrived/b{i}") != b"%d" % plan.nproc
-    texts = tuple(value.decode() for value in saw)
-    return Report(rank, os.getpid(), held, texts, exchange_ms, tuple(store_ms), tuple(elastic_ms), early)
-
-
 def _gone(name: str) -> bool:
-    try:
-        ShmStore(name, create=False).close()
-    except SegmentNotFoundError:
-        return True
-    return False
+    return not Path("/dev/shm", f"shmstore.{name}").exists()
 
 
-def _timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3
+# -- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def _faults(plan: Plan, reports: list[Report]) -> list[str]:
-    if len(reports) < plan.nproc:
-        return []  # said already: a rank failed, and nothing can be told of the rest
-    held = {report.rank: report.held for report in reports}
-    everything = tuple(held[rank] for rank in range(plan.nproc))
-    wrong = [
-        f"rank {r.rank} saw {', '.join(r.saw)} but was to see {', '.join(everything)}"
-        for r in reports
-        if r.saw != everything
-    ]
-    return wrong + [f"rank {r.rank} passed {r.early} barriers early" for r in reports if r.early]
+@contextmanager
+def _bar(store: ShmStore, total: int, console: Console) -> Iterator[None]:
+    """Shows how many files are done while the block runs; on a terminal only. A thread pops the ranks' queue."""
+    columns = (TextColumn("counting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    feed = store.clone()
+    feed.set_timeout(math.inf)
+    with Progress(*columns, console=console, auto_refresh=False, disable=not sys.stdout.isatty()) as progress:
+        task = progress.add_task("", total=total)
+
+        def follow() -> None:
+            try:
+                while finished := int(feed.queue_pop(count.PROGRESS)):
+                    progress.update(task, advance=finished, refresh=True)
+            except StoreError:
+                pass  # closed below
+
+        thread = Thread(target=follow, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+            store.queue_push(count.PROGRESS, "0")  # comes after all the others, and ends the thread
+            thread.join()
+        finally:
+            feed.close()  # ends its wait, when the block was left by Ctrl-C
+            thread.join()
 
 
-def _table(plan: Plan, sync: str, reports: list[Report]) -> Table:
-    table = Table(title=f"{plan.nproc} processes, {plan.rounds} rounds, sync={sync}, segment {plan.name}")
-    table.add_column("rank", justify="right")
-    table.add_column("pid", justify="right")
-    table.add_column("holds")
-    table.add_column("saw")
-    table.add_column("synchronize\nwaited ms", justify="right")
-    table.add_column("Store.barrier\nwaited ms", justify="right")
-    table.add_column("elastic.barrier\nwaited ms", justify="right")
+def _table(plan: Plan, sync: str, reports: list[Report], alone: Tally, width: int) -> Table:
+    table = Table(
+        title=f"{plan.nproc} processes, {plan.rounds} rounds, sync={sync}, segment {plan.name}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, int(width >= 100)),  # without it the table fits into 80 columns
+    )
+    table.add_column("rank", overflow="fold")
+    for head in ("pid", "files", "words", "lines", "bytes", *(f"wait ms\n{what}" for what in count.WAITS)):
+        table.add_column(head, justify="right", overflow="fold")
     for r in reports:
         table.add_row(
-            str(r.rank),
-            str(r.pid),
-            r.held,
-            _few(list(r.saw)),
-            f"{r.exchange_ms:.2f}",
-            _times(r.store_ms),
-            _times(r.elastic_ms),
+            str(r.rank), str(r.pid), *_cells(r.own), *(f"{r.waited_s[what] * 1e3:.1f}" for what in count.WAITS)
         )
+    table.add_section()
+    table.add_row("all", "", *_cells(_total(reports)))
+    table.add_row("single\nprocess", str(os.getpid()), *_cells(alone))
     return table
 
 
-def _few(texts: list[str]) -> str:
-    return " ".join(texts if len(texts) <= 4 else [*texts[:3], f"… {len(texts)} in all"])
+def _cells(tally: Tally) -> list[str]:
+    return [f"{number:,}" for number in (tally.files, tally.words, tally.lines, tally.size_bytes)]
 
 
-def _times(waits_ms: tuple[float, ...]) -> str:
-    if len(waits_ms) <= 3:
-        return " ".join(f"{ms:.2f}" for ms in waits_ms)
-    ordered = sorted(waits_ms)
-    return f"median {ordered[len(ordered) // 2]:.2f}\nmax {ordered[-1]:.2f}"
+def _speed(plan: Plan, reports: list[Report], together_s: float, alone_s: float) -> str:
+    work_s = max(r.ended_s for r in reports) - min(r.begun_s for r in reports)
+    return (
+        f"{plan.nproc} processes on {len(os.sched_getaffinity(0))} cores: {work_s:.2f} s from start to last barrier, "
+        f"{together_s:.2f} s with making and ending them.\n"
+        f"Single process, afterwards: {alone_s:.2f} s. Speedup: {alone_s / work_s:.2f}, or "
+        f"{alone_s / together_s:.2f} with making and ending them."
+    )
+
+
+def _many(number: int, one: str, more: str) -> str:
+    return f"{number:,} {one if number == 1 else more}"
+
+
+def _shown(path: bytes) -> str:
+    """For people: what is not UTF-8 and what would move the cursor, as escapes."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# -- is it right? -----------------------------------------------------------------------------------------------------
+
+
+def _total(reports: list[Report]) -> Tally:
+    return sum((report.own for report in reports), Tally())
+
+
+def _faults(reports: list[Report], alone: Tally) -> list[str]:
+    """What is wrong with the reports of all ranks, one sentence each; nothing when all is well."""
+    total = _total(reports)
+    faults = [
+        f"rank {r.rank} was told that all counted {r.total}, but they counted {total}"
+        for r in reports
+        if r.total != total
+    ]
+    if total != alone:
+        faults.append(f"the ranks counted {total}, the single process {alone}; did the tree change meanwhile?")
+    return faults
