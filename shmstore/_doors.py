@@ -132,15 +132,14 @@ def give(out: Out) -> None:
 class Handle(Store):
     """A handle on an attachment. Its subclass `SegmentStore` has the verbs."""
 
-    def __init__(self, attachment: segment.Attachment, timeout: Timeout) -> None:
+    def __init__(self, hold: segment.Hold, timeout: Timeout) -> None:
         self._timeout = as_timedelta(timeout)
         self._span_ns = span_ns(timeout)
         self._watch = False
-        self._rank: int | None = None
-        self._rank_pid = 0
-        self._attachment = attachment
-        self._seg = attachment.seg
-        self._held = [attachment]
+        assert hold.attachment is not None
+        self._hold = hold
+        self._attachment = hold.attachment
+        self._seg = hold.attachment.seg
 
     # -- the handle ---------------------------------------------------------------------------------------------------
 
@@ -158,22 +157,12 @@ class Handle(Store):
         return self
 
     def close(self) -> None:
-        if self._let_go():
-            segment.release(self._attachment)
+        self._close(0)
 
-    def __del__(self) -> None:
-        if self._let_go():
-            segment.release_later(self._attachment)
-
-    def _let_go(self) -> bool:
-        """True once, for whoever closes the handle first."""
-        try:
-            self._held.pop()
-        except (IndexError, AttributeError):  # closed before, or never opened
-            return False
+    def _close(self, deadline: int) -> None:
+        """The deadline is for the lock file; 0 is 10 s from now. A handle that is collected lets go of its hold."""
         self._seg = CLOSED
-        self._leave_rank()
-        return True
+        segment.release(self._hold, deadline)
 
     def _open(self) -> CData:
         """The segment; StoreClosedError where the handle is closed."""
@@ -182,21 +171,18 @@ class Handle(Store):
             raise errors.StoreClosedError(f"{self!r} is closed")
         return seg
 
-    def _leave_rank(self) -> None:
-        if self._rank is not None and self._rank_pid == os.getpid():
-            lib.sst_rank_leave(self._attachment.seg, self._rank)
-
     def _waiter_rank(self) -> int:
         """Rank + 1 for those who look who waits; 0 for none. A forked child has no rank."""
-        return self._rank + 1 if self._rank is not None and self._rank_pid == os.getpid() else 0
+        rank = self._hold.rank
+        return rank + 1 if rank is not None and self._hold.pid == os.getpid() else 0
 
     def verify(self) -> list[str]:
         """Walks every invariant of the segment, for tests and tools; one line a broken one, none when it is sound.
 
-        Blocks for the locks of what it reads, as long as their holders do.
+        Blocks for the locks of what it reads, as long as their holders do; StoreTimeoutError after the handle's timeout.
         """
         report = ffi.new("char[]", 1 << 16)
-        code = lib.sst_verify(self._open(), report, 1 << 16)
+        code = self._run("verify", b"", lambda seg, _until: lib.sst_verify(seg, report, 1 << 16))
         if code < 0:
             raise errors.from_code(code, "verify", repr(self))
         return ffi.string(report).decode("utf-8", "replace").splitlines()
@@ -223,7 +209,7 @@ class Handle(Store):
             if wait is None:
                 wait = Wait(self, f"{verb}({shown(raw)})", None, start)
             wait.seg = seg
-            if code == lib.SST_EBUSY and wait.late():
+            if wait.late():
                 raise wait.busy([raw])
 
     def _must(self, verb: str, raw: bytes, call: Callable[[CData, int], int], wait: Wait | None = None) -> int:

@@ -1,121 +1,206 @@
-"""One life-cycle step at a time: in this process by a mutex, on this host by a lock file.
+"""One life-cycle step at a time: in this process by a mutex, on this host by lock files.
 
-The lock file is `/dev/shm/.shmstore.lock.<uid>`, one for all segments of an owner, and is never removed. One a segment
-would either litter /dev/shm with a file for every name ever used, or have to be unlinked, and unlinking a lock file
-breaks exclusion for those who wait on the old inode. Steps are rare and take well under a millisecond, so that sharing
-costs nothing. `uid` is the owner of the segment, also when a member of its group attaches (mode 0o660).
+    lock file                            who takes it                                              mode
+    /dev/shm/.shmstore.lock.UID          UID, for each step on a segment of its own                0600
+    /dev/shm/.shmstore.lock.UID.GID      UID and the members of GID, for a segment shared with it  0660
 
-The mutex comes first and is held over a fork, so that no child begins in the middle of a step.
+One file serves all segments of an owner, and is never removed. One a segment would either litter /dev/shm with a file
+for every name ever used, or have to be unlinked, and unlinking a lock file breaks exclusion for those who wait on the
+old inode. Steps are rare and take well under a millisecond, so that sharing costs nothing. An owner takes its own file
+also for what is shared, so that two openers of one name that disagree on its mode exclude each other.
+
+The mutex is held over a fork, so that no child begins in the middle of a step. While the lock file is another's nothing
+is held: a waiter tries, lets go of all, sleeps, and tries again; so a fork, or a store that needs no lock file, waits
+for work only and never for another process.
+
+Signal handlers run between any two bytecodes of the main thread, and may raise there. So whatever a step holds is owned
+from its first moment by something that gives it back: the mutex by a `finally` that begins before it is taken and whose
+first call releases it, an open lock file by its FileIO. A FileLock object has states in between, which a Ctrl-C there
+leaves behind (its fork bookkeeping for good); `lock_descriptor` is the same lock without them.
+
+What a handler may do in the middle of a step of its own thread: everything but open (`StoreError`); what it closes is
+left at the end of the step.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from errno import EMFILE, ENFILE
+from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import Final
+from threading import TIMEOUT_MAX, RLock
+from time import monotonic_ns, sleep
+from typing import Final, TypeVar
 
-from filelock import FileLock
-from filelock import Timeout as LockTimeout
+from filelock import lock_descriptor, unlock_descriptor
 
 from shmstore import errors
 from shmstore._deadline import FOREVER, seconds
 
 SHM: Final = Path("/dev/shm")  # noqa: S108 -- where shm_open keeps its files on Linux, with glibc and musl
+POLL_S: Final = 0.002
+
+T = TypeVar("T")
+
+
+def left_s(deadline: int) -> float:
+    """Seconds until a deadline, none when it has passed; what a lock's acquire takes, at most its longest."""
+    return TIMEOUT_MAX if deadline >= FOREVER else min(max(deadline - monotonic_ns(), 0) / 1e9, TIMEOUT_MAX)
 
 
 class StepMutex:
-    """A mutex that knows its owner: a signal handler or finalizer that runs inside a step must not wait for itself."""
+    """A mutex that knows its owner: a signal handler or finalizer that runs inside a step must not wait for itself.
+
+    An RLock, since its owner and its count change in one C call: no handler sees or leaves it in between.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
-
-    def acquire(self) -> None:
-        if self.mine():
-            raise errors.StoreError("a signal handler may not open or close a segment in the middle of that")
-        self._lock.acquire()
-        self._owner = threading.get_ident()
-
-    def try_acquire(self) -> bool:
-        if not self._lock.acquire(blocking=False):
-            return False
-        self._owner = threading.get_ident()
-        return True
-
-    def release(self) -> None:
-        self._owner = None
-        self._lock.release()
+        self._lock = RLock()
+        # A handler that forks inside a step of its own thread counts one more, and does not wait for itself. The child
+        # has its parent's thread identity, so that it owns what the forking thread owned.
+        os.register_at_fork(
+            before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._lock.release
+        )
 
     def mine(self) -> bool:
-        return self._owner == threading.get_ident()
+        owned: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 -- what Condition asks too
+        return owned
+
+    def run(self, work: Callable[[], T], deadline: int, wait_ns: int) -> T:
+        """work() as one step.
+
+        Raises:
+            StoreError: a step of this thread is under way. StoreTimeoutError: another thread's is, up to the deadline.
+        """
+        if self.mine():
+            raise errors.StoreError("a signal handler may not open a store in the middle of an open or close")
+        try:
+            if not self._lock.acquire(timeout=left_s(deadline)):
+                raise errors.StoreTimeoutError(
+                    f"Wait timeout: another thread was opening or closing a store, or forking, for the whole timeout "
+                    f"of {seconds(wait_ns):.3f} s",
+                    elapsed=seconds(wait_ns),
+                    timeout=seconds(wait_ns),
+                )
+            return work()
+        finally:
+            try:
+                self._lock.release()  # the first call here: nothing runs between it and an exception
+            except RuntimeError:  # it was never got
+                pass
 
 
 step: Final = StepMutex()
-_forking: Final[list[bool]] = []
 
 
-def _before_fork() -> None:
-    inside = step.mine()  # a signal handler forks inside a step of its own thread: it cannot wait for itself
-    if not inside:
-        step.acquire()
-    _forking.append(not inside)
+class BusyError(Exception):
+    """The lock file is another process's, or was replaced while it was opened: let go of everything and try again."""
 
 
-def _after_fork() -> None:
-    if _forking.pop():
-        step.release()
+@dataclass(frozen=True, slots=True, order=True)
+class LockFile:
+    """The lock file of an owner's segments, or of those it shares with a group.
+
+    Attributes:
+        owner: the uid. group: the gid, -1 for the owner's own file.
+    """
+
+    owner: int
+    group: int = -1
+
+    @property
+    def path(self) -> Path:
+        return SHM / f".shmstore.lock.{self.owner}{f'.{self.group}' if self.group >= 0 else ''}"
+
+    def open(self) -> FileIO:
+        """The open file; made where its owner finds none.
+
+        Raises:
+            BusyError: it was made or replaced meanwhile. SegmentInvalidError: it is not ours to lock. OSError.
+        """
+        try:
+            file = FileIO(self.path, "r+")  # without O_CREAT: a sticky /dev/shm refuses that on another's file
+        except FileNotFoundError:
+            if self.owner != os.geteuid():  # made by us, it would shut the owner out
+                raise errors.SegmentInvalidError(
+                    f"{self.path} is missing: uid {self.owner} has to open the segment once more"
+                ) from None
+            try:
+                file = FileIO(self.path, "x+", opener=partial(os.open, mode=0o600))
+            except FileExistsError:
+                raise BusyError from None
+        try:
+            self._check(file.fileno())
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _check(self, fd: int) -> None:
+        found = os.fstat(fd)
+        try:
+            named = self.path.lstat()
+        except FileNotFoundError:
+            raise BusyError from None
+        if found.st_uid != self.owner or not stat.S_ISREG(found.st_mode) or stat.S_ISLNK(named.st_mode):
+            raise errors.SegmentInvalidError(
+                f"{self.path} is not a lock file of uid {self.owner}: remove it (it belongs to uid {named.st_uid})"
+            )
+        if (found.st_dev, found.st_ino) != (named.st_dev, named.st_ino):
+            raise BusyError
+        if self.owner == os.geteuid():  # whatever the umask, and whoever died between making it and this
+            if self.group >= 0 and found.st_gid != self.group:
+                os.fchown(fd, -1, self.group)
+            mode = 0o660 if self.group >= 0 else 0o600
+            if stat.S_IMODE(found.st_mode) != mode:
+                os.fchmod(fd, mode)
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+def _holding(files: Sequence[LockFile], work: Callable[[], T]) -> T:
+    """work() with all those files locked; BusyError where one is another's."""
+    if not files:
+        return work()
+    with files[0].open() as file:  # closing it unlocks it, but where a child of subprocess has a copy until its exec
+        try:
+            if not lock_descriptor(file.fileno(), blocking=False):
+                raise BusyError
+            return _holding(files[1:], work)
+        finally:
+            unlock_descriptor(file.fileno())
 
 
-def _refuse_foreign_lock(fd: int, owner: int, path: Path) -> None:
-    found = os.fstat(fd)
-    if found.st_uid != owner or not stat.S_ISREG(found.st_mode):
-        raise errors.SegmentInvalidError(f"{path} belongs to uid {found.st_uid}, not to uid {owner}: remove it")
-
-
-@contextmanager
-def life_lock(owner: int, wait_ns: int, shared: bool = False) -> Iterator[None]:  # noqa: FBT001, FBT002 -- internal
-    """Holds the lock file of that owner's segments; `shared` opens it to the owner's group.
+def locked_step(files: Sequence[LockFile], work: Callable[[], T], deadline: int, wait_ns: int) -> T:
+    """work() as one step of this process and of all who use those lock files; tried at least once.
 
     Raises:
-        StoreTimeoutError: another process held it all the time.
+        StoreTimeoutError: another process held one of them, or another thread was in a step, up to the deadline.
+        SegmentInvalidError: they are not ours to lock.
     """
-    path = SHM / f".shmstore.lock.{owner}"
+    while True:
+        try:
+            return step.run(partial(_holding, files, work), deadline, wait_ns)
+        except BusyError:
+            pass
+        except PermissionError as error:
+            path = error.filename or files[-1].path
+            raise errors.SegmentInvalidError(f"{path}: not ours to lock: {error.strerror}") from error
+        if monotonic_ns() >= deadline:
+            paths = " or ".join(str(file.path) for file in files)
+            raise errors.StoreTimeoutError(
+                f"Wait timeout: the lock file {paths} was held by another process (maybe stopped) for the whole "
+                f"timeout of {seconds(wait_ns):.3f} s; see `fuser {files[0].path}`",
+                elapsed=seconds(wait_ns),
+                timeout=seconds(wait_ns),
+            )
+        sleep(min(POLL_S, left_s(deadline)))
 
-    def acquired(fd: int) -> None:
-        _refuse_foreign_lock(fd, owner, path)
-        if shared and owner == os.geteuid():
-            os.fchmod(fd, 0o660)
 
-    if owner != os.geteuid() and not path.exists():  # made by us, it would shut the owner out
-        raise errors.SegmentInvalidError(f"{path} is missing: uid {owner} has to open the segment once more")
-    lock = FileLock(
-        path,
-        mode=0o600,
-        thread_local=False,
-        poll_interval=0.002,
-        fallback_to_soft=False,
-        preserve_lock_file=True,
-        on_acquired=acquired,
-    )
-    try:
-        lock.acquire(timeout=-1 if wait_ns >= FOREVER else wait_ns / 1e9)
-    except LockTimeout:
-        raise errors.StoreTimeoutError(
-            f"Wait timeout: the lock file {path} was held by another process (maybe stopped) for the whole timeout of "
-            f"{seconds(wait_ns):.3f} s; see `fuser {path}`",
-            elapsed=seconds(wait_ns),
-            timeout=seconds(wait_ns),
-        ) from None
-    except PermissionError as error:
-        raise errors.SegmentInvalidError(f"{path}: not ours to lock: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def out_of_files(error: OSError, label: str) -> errors.StoreError | None:
+    """What to say when a process or the system has no descriptor left; None for any other failure."""
+    if error.errno not in (EMFILE, ENFILE) and (error.errno is not None or "files" not in str(error)):
+        return None  # posix_ipc gives a text and no errno
+    return errors.StoreError(f"{label}: no file descriptor left: {error}; close some, or raise the limit (`ulimit -n`)")

@@ -93,6 +93,7 @@ class _Lib:
     SST_PEER_FREE: Final[int]
     SST_PEER_CLAIMING: Final[int]
     SST_PEER_LIVE: Final[int]
+    SST_PEER_FORKED: Final[int]
     SST_PEER_LEFT: Final[int]
     SST_PEER_DEAD: Final[int]
     SST_RANK_FREE: Final[int]

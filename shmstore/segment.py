@@ -7,16 +7,26 @@ just being unlinked. Nothing hot takes it.
     on opening a name that exists, under the lock file         then
     owned by another user (and not shared with our group)      SegmentInvalidError
     this process is attached to it already                     share that attachment
-    empty, or magic still 0: its creator died                  reap
+    empty, or half made as only a killed creator leaves it     reap
     dead: its last user died between marking and unlinking     reap
-    nobody alive, not persist, and a death among them, or      reap ("stale")
-      all its world has registered once
     other magic, layout, engine, or truncated                  SegmentInvalidError; it is not touched
-    else                                                       attach
+    somebody alive uses it, or persist                         attach
+    nobody alive, and a death among those who used it          reap ("stale")
+      and all its world has registered once                    reap
+      and create=True                                          reap
+      and our rank registered once, so that this is a new run  reap
+      else: its world is not complete, and we are the late one attach
+
+("reap": remove, and make anew, or with create=False say that nothing is there. "attach": with create=True,
+SegmentExistsError.) Who leaves removes it when nobody alive is left, not persist, and all its world has registered.
 
 A process attaches once, however many handles it has: OFD locks belong to the open file, so that two attachments would
-take two slots, and each would see the other as another process. Attachments are counted in a table of the process. A
-forked child inherits table and counts; the core gives it a peer slot of its own at its first call.
+take two slots, and each would see the other as another process. Attachments stand in a table of the process, each with
+the holds of its handles. A hold is made before what it holds: whatever interrupts an open, something owns what is there
+already, and lets go of it. To let go is to queue the hold, which one C call does, and to work off the queue, where each
+step of the work may be done again: whatever interrupts a close, the next who closes, opens or exits finishes it. A
+forked child inherits table and holds, and has a peer slot of its own from the fork on: it is a user of the segment
+whether it calls or not, until it closes its handles or ends.
 """
 
 from __future__ import annotations
@@ -24,16 +34,18 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import posix_ipc
 
 from shmstore import errors
-from shmstore._lifelock import SHM, life_lock, step
+from shmstore._deadline import FOREVER, deadline_after
+from shmstore._lifelock import SHM, LockFile, locked_step, out_of_files, step
 from shmstore._native import ffi, lib
 
 if TYPE_CHECKING:
@@ -45,8 +57,12 @@ NAME_MAX: Final = 240
 ENGINES: Final = {"futex": lib.SST_FUTEX, "semaphore": lib.SST_SEMAPHORE}
 CAPACITY: Final = 256 << 20
 HASH_CAPACITY: Final = 64 << 20
-_LEAVE_NS: Final = 10_000_000_000
+LEAVE_NS: Final = 10_000_000_000
 """How long close waits for the lock file. Without it the segment stays, and the next opener of the name reaps it."""
+_TIDY_NS: Final = 100_000_000
+"""The same for one who does it in passing: for a collected handle, or one that a signal handler closed."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,7 @@ class Plan:
         create: None attach or create, True must be new, False must exist.
         engine: SST_FUTEX or SST_SEMAPHORE; None takes what is there, and makes futex.
         capacity: bytes. persist, world_size, mode: of a segment that is made.
+        rank: what the opener will register as; None for none.
     """
 
     create: bool | None = None
@@ -65,25 +82,34 @@ class Plan:
     mode: int = 0o600
     engine: int | None = None
     world_size: int = 0
+    rank: int | None = None
 
 
 class Attachment:
-    """A segment this process is attached to, shared by its handles.
+    """A segment this process is attached to, shared by its handles; or, for a moment, the place for one.
 
     Attributes:
-        seg: the core's `sst_seg *`, freed when the last reference goes, so that no thread can be inside a call then.
-        name: the segment's name, None for an anonymous one.
-        handles: how many handles of this process use it. guard: the step mutex.
+        out: where the core puts its `sst_seg *`: there before the segment is, so that no interrupt can lose it. Freed
+            when the last reference goes, so that no thread can be inside a call then.
+        name: the segment's name, None for an anonymous one. found: what stands under it.
+        holds: ids of the holds on it. guard: the step mutex.
+        left: its last hold is gone, and no thread of this process is in the segment. guard: the step mutex.
     """
 
-    __slots__ = ("handles", "inode", "name", "owner", "seg")
+    __slots__ = ("found", "holds", "left", "name", "out")
 
-    def __init__(self, seg: CData, name: str | None, found: os.stat_result | None) -> None:
-        self.seg = seg
+    def __init__(self, name: str | None, found: os.stat_result | None) -> None:
+        self.out = ffi.gc(ffi.new("sst_seg **"), _free)
         self.name = name
-        self.handles = 1
-        self.inode = (found.st_dev, found.st_ino) if found is not None else None
-        self.owner = found.st_uid if found is not None else os.geteuid()
+        self.found = found
+        self.holds: set[int] = set()
+        self.left = False
+
+    @property
+    def seg(self) -> CData:
+        """The core's `sst_seg *`, NULL before it is made."""
+        seg: CData = self.out[0]
+        return seg
 
     def info(self) -> CData:
         """The segment's header and peer counts, as an `sst_info *`."""
@@ -94,30 +120,41 @@ class Attachment:
         return info
 
 
+def _free(out: CData) -> None:
+    lib.sst_free(out[0])
+
+
+class Hold:
+    """One handle's share of an attachment; let go of with `release`, or by being collected.
+
+    Attributes:
+        attachment: None until there is one. rank: what the handle registered, None for nothing; of the process `pid`.
+        open: False once it has been let go of.
+    """
+
+    # No __init__, which could be interrupted: a hold is whole from the first.
+    attachment: Attachment | None = None
+    rank: int | None = None
+    pid = 0
+    open = True
+
+    def __del__(self) -> None:
+        if self.open and self.attachment is not None:
+            _dropped.append(self)
+            _work_off(deadline_after(_TIDY_NS), 0)
+
+
 _attached: Final[dict[tuple[int, int], Attachment]] = {}
 """By (st_dev, st_ino): a mapped file's inode is not given out again. guard: the step mutex."""
-_dropped: Final[deque[Attachment]] = deque()
-"""Attachments of handles that were collected, to be left by whoever next holds the step mutex."""
+_dropped: Final[deque[Hold]] = deque()
+"""Holds to be let go of. Whoever ends a step works them off, so that those who may not wait only queue theirs."""
 
 
-@contextmanager
-def _stepping() -> Iterator[None]:
-    step.acquire()
+def _stepping(run: Callable[..., T], *args: object) -> T:
     try:
-        yield
+        return run(*args)
     finally:
-        step.release()
-        _leave_dropped()
-
-
-def _leave_dropped() -> None:
-    """Leaves what collected handles left over; if a step is under way, whoever takes it does so at its end."""
-    while _dropped and step.try_acquire():
-        try:
-            while _dropped:
-                _drop(_dropped.popleft())
-        finally:
-            step.release()
+        _work_off(deadline_after(_TIDY_NS))
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
@@ -133,56 +170,79 @@ def check_name(name: str) -> None:
         raise ValueError(f"a segment's name has at most {NAME_MAX} bytes, {name[:40]!r}… has {len(name.encode())}")
 
 
-def attach(name: str, plan: Plan, wait_ns: int) -> Attachment:
-    """Attaches to the segment of that name, or makes it, as the plan says; one more handle of a shared attachment.
+def attach(name: str, plan: Plan, wait_ns: int) -> Hold:
+    """Attaches to the segment of that name, or makes it, as the plan says; one more hold on a shared attachment.
 
     Blocks at most `wait_ns` for the lock file.
 
     Raises:
         SegmentNotFoundError, SegmentExistsError, SegmentInvalidError, StoreFullError, StoreTimeoutError.
     """
-    path = SHM / f"shmstore.{name}"
-    while True:
-        try:
-            found = path.lstat()
-        except FileNotFoundError:
-            owner = os.geteuid()
-        else:
-            _check_ours(name, found)  # before the lock file of another owner is touched
-            owner = found.st_uid
-        with _stepping(), life_lock(owner, wait_ns, bool(plan.mode & 0o060)):
-            made = _open_step(name, path, plan, owner)
-        if made is not None:
-            return made
+    deadline = deadline_after(wait_ns)
+    hold = Hold()
+    try:
+        while True:
+            locks = _locks_to_open(name, plan)
+            if _stepping(locked_step, sorted(locks), partial(_open_step, hold, name, plan, locks), deadline, wait_ns):
+                return hold
+    except BaseException as error:
+        release(hold, deadline_after(_TIDY_NS))
+        if isinstance(error, OSError) and not isinstance(error, errors.StoreError):
+            raise _said(error, name) from error
+        raise
 
 
-def _open_step(name: str, path: Path, plan: Plan, owner: int) -> Attachment | None:
-    """One try under the lock file; None: the name changed hands, look again."""
+def _locks_of(found: os.stat_result) -> set[LockFile]:
+    """What a step on that segment takes: its owner both files of a shared one, a member of its group the group's."""
+    shared = {LockFile(found.st_uid, found.st_gid)} if found.st_mode & 0o060 == 0o060 else set()
+    return shared if shared and found.st_uid != os.geteuid() else {LockFile(found.st_uid), *shared}
+
+
+def _locks_to_open(name: str, plan: Plan) -> set[LockFile]:
+    """Those of what is there, and of what may be made in its place."""
+    owner = os.geteuid()
+    ours = {LockFile(owner), LockFile(owner, os.getegid())} if plan.mode & 0o060 else {LockFile(owner)}
+    try:
+        found = (SHM / f"shmstore.{name}").lstat()
+    except FileNotFoundError:
+        return ours
+    _check_ours(name, found)  # before the lock file of another owner is touched
+    return _locks_of(found) | ours if found.st_uid == owner else _locks_of(found)
+
+
+def _open_step(hold: Hold, name: str, plan: Plan, locks: set[LockFile]) -> bool:
+    """One try under those lock files; False: the name changed hands, look again."""
+    may_make = LockFile(os.geteuid()) in locks
     fd = _open_existing(name)
     if fd is None:
-        return _absent(name, plan) if owner == os.geteuid() else None
+        return may_make and _make(hold, name, plan)
     try:
         found = os.fstat(fd)
         _check_ours(name, found)
-        if found.st_uid != owner:
-            return None
+        if not _locks_of(found) <= locks:
+            return False
         shared = _attached.get((found.st_dev, found.st_ino))
         if shared is not None:
             _check_plan(name, plan, shared.info())
-            shared.handles += 1
-            return shared
+            _take(hold, shared)
+            return True
         why = _reap_reason(name, fd, found, plan)
         if why is None:
             fd, mapped = -1, fd
-            return _join(name, path, mapped, found)
+            return _join(hold, name, mapped, found)
     finally:
         if fd >= 0:
             os.close(fd)
     if plan.create is False:
         raise errors.SegmentNotFoundError(f"{_label(name)}: only a stale segment is left of it: {why}")
     if not _unlink(name, found):
-        raise errors.SegmentInvalidError(f"{_label(name)}: {why}, and only uid {owner} may remove it")
-    return _absent(name, plan) if owner == os.geteuid() else None
+        raise errors.SegmentInvalidError(f"{_label(name)}: {why}, and only uid {found.st_uid} may remove it")
+    return may_make and _make(hold, name, plan)
+
+
+def _take(hold: Hold, attachment: Attachment) -> None:
+    hold.attachment = attachment
+    attachment.holds.add(id(hold))
 
 
 def _open_existing(name: str) -> int | None:
@@ -192,8 +252,11 @@ def _open_existing(name: str) -> int | None:
         return None
     except posix_ipc.PermissionsError:
         raise errors.SegmentInvalidError(f"{_label(name)}: belongs to another user") from None
-    except (OSError, ValueError) as error:  # posix_ipc makes EINVAL a ValueError
+    except ValueError as error:  # posix_ipc makes EINVAL one
         raise errors.SegmentInvalidError(f"{_label(name)}: cannot be opened: {error}") from error
+    except OSError as error:
+        full = out_of_files(error, _label(name))
+        raise full or errors.SegmentInvalidError(f"{_label(name)}: cannot be opened: {error}") from error
     fd: int = memory.fd
     os.set_inheritable(fd, False)
     return fd
@@ -213,7 +276,8 @@ def _check_ours(name: str, found: os.stat_result) -> None:
 
 def _check_plan(name: str, plan: Plan, info: CData) -> None:
     if plan.create is True:
-        raise errors.SegmentExistsError(f"{_label(name)}: is in use, and create=True asks for a new one")
+        how = "is in use" if info.peers_live else "was made with persist=True and is there still"
+        raise errors.SegmentExistsError(f"{_label(name)}: {how}, and create=True asks for a new one")
     if plan.engine is not None and plan.engine != info.engine:
         there = next((sync for sync, engine in ENGINES.items() if engine == info.engine), "another")
         raise errors.SegmentInvalidError(f"{_label(name)}: was made with sync={there!r}; give that, or none")
@@ -221,76 +285,100 @@ def _check_plan(name: str, plan: Plan, info: CData) -> None:
 
 def _reap_reason(name: str, fd: int, found: os.stat_result, plan: Plan) -> str | None:
     """Why what stands under the name is to be reaped, or None when it is to be attached to."""
-    if found.st_size == 0 or os.pread(fd, 8, 0) == bytes(8):
+    if found.st_size == 0:
         return "its creator died before it was finished"
     info = ffi.new("sst_info *")
     code = lib.sst_peek(fd, info)
     if code == lib.SST_EDEAD or (code == 0 and info.state == lib.SST_DEAD):
-        return "its last user died while removing it"
+        return "its creator died before it was finished, or its last user while removing it"
     if code < 0:
         raise errors.from_code(code, "opening", _label(name))
-    if finished(info):
-        return f"nobody uses it, {info.peers_dead} of its processes died" if info.peers_dead else "nobody uses it"
+    if not (info.peers_live or info.persist):
+        if info.peers_dead:
+            return f"nobody uses it, {info.peers_dead} of its processes died"
+        if info.ranks_seen >= info.world_size or plan.create is True:
+            return "nobody uses it"
+        if plan.rank is not None and _registered(fd, plan.rank):
+            return f"nobody uses it, and rank {plan.rank}, which is back, was there and left: a new run"
     _check_plan(name, plan, info)
     return None
 
 
-def finished(info: CData) -> bool:
-    """True when nobody alive uses the segment, and nobody is meant to come.
-
-    Args:
-        info: `sst_info *`, from a descriptor that holds no slot.
-    """
-    if info.peers_live or info.persist:
+def _registered(fd: int, rank: int) -> bool:
+    """True when that rank ever registered. None of them is alive."""
+    out = ffi.gc(ffi.new("sst_seg **"), _free)
+    if lib.sst_inspect(fd, out) < 0:
         return False
-    return bool(info.peers_dead or info.ranks_seen >= info.world_size)
+    room = rank + 1  # ranks come ascending, each once
+    ranks = ffi.new("sst_rank[]", room)
+    return any(ranks[i].rank == rank for i in range(max(lib.sst_ranks(out[0], ranks, room), 0)))
 
 
-def _join(name: str, path: Path, fd: int, found: os.stat_result) -> Attachment | None:
-    out = ffi.new("sst_seg **")
-    code = lib.sst_attach(fd, _second_open(fd), out)
-    if code == lib.SST_EDEAD:
-        return None
-    if code < 0:
+def _join(hold: Hold, name: str, fd: int, found: os.stat_result) -> bool:
+    made = hold.attachment = Attachment(name, found)
+    code = lib.sst_attach(fd, _second_open(fd), made.out)
+    if code < 0 and code != lib.SST_EDEAD:
         raise errors.from_code(code, "attaching", _label(name))
-    seg = ffi.gc(out[0], lib.sst_free)
-    if not _stands(path, found):  # removed by hand meanwhile, past the lock file
-        lib.sst_leave(seg)
-        lib.sst_close(seg)
-        return None
-    return _enter(seg, name, found)
+    if code == lib.SST_EDEAD or not _stands(SHM / f"shmstore.{name}", found):  # removed by hand, past the lock file
+        hold.attachment = None
+        return False
+    _enter(hold, made)
+    return True
 
 
-def _absent(name: str, plan: Plan) -> Attachment:
-    """Makes the segment, or says that it is not there."""
+def _make(hold: Hold, name: str, plan: Plan) -> bool:
+    """Makes the segment, or says that it is not there; False: one was made meanwhile, past the lock file."""
     if plan.create is False:
         raise errors.SegmentNotFoundError(f"{_label(name)}: no such segment, and create=False does not make one")
     try:
-        memory = posix_ipc.SharedMemory(f"/shmstore.{name}", flags=posix_ipc.O_CREX, mode=0o600, size=0)
-    except OSError as error:
-        raise errors.StoreFullError(f"{_label(name)}: cannot be made in {SHM}: {error.strerror}") from error
-    fd: int = memory.fd
-    os.set_inheritable(fd, False)
-    found = os.fstat(fd)
-    try:
-        os.fchmod(fd, plan.mode)
-        seg = _format(fd, plan, _label(name))
-    except BaseException:
-        _unlink(name, found)
+        fd, found = _empty_file(name, plan.mode)
+        hold.attachment = Attachment(name, found)
+        _format(hold.attachment, fd, plan)
+    except posix_ipc.ExistentialError:
+        return False
+    except BaseException as error:
+        _unmake(name)
+        if isinstance(error, OSError) and not isinstance(error, errors.StoreError):
+            raise (
+                out_of_files(error, _label(name))
+                or errors.StoreFullError(f"{_label(name)}: cannot be made in {SHM}: {error}")
+            ) from error
         raise
-    return _enter(seg, name, found)
+    _enter(hold, hold.attachment)
+    return True
 
 
-def _format(fd: int, plan: Plan, label: str) -> CData:
-    out = ffi.new("sst_seg **")
+def _empty_file(name: str, mode: int) -> tuple[int, os.stat_result]:
+    memory = posix_ipc.SharedMemory(f"/shmstore.{name}", flags=posix_ipc.O_CREX, mode=mode, size=0)
+    fd: int = memory.fd
+    try:
+        os.set_inheritable(fd, False)
+        if os.fstat(fd).st_gid != os.getegid():  # the directory's choice; the lock file is our group's
+            os.fchown(fd, -1, os.getegid())
+        os.fchmod(fd, mode)  # whatever the umask is
+        return fd, os.fstat(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _unmake(name: str) -> None:
+    """Removes what is under a name that was free when this step began."""
+    with suppress(posix_ipc.Error, OSError):
+        posix_ipc.unlink_shared_memory(f"/shmstore.{name}")
+
+
+def _format(made: Attachment, fd: int, plan: Plan) -> None:
+    label = _label(made.name)
     incarnation = int.from_bytes(os.urandom(8), "little") | 1
     engine = plan.engine if plan.engine is not None else lib.SST_FUTEX
-    code = lib.sst_create(fd, _second_open(fd), plan.capacity, engine, plan.persist, plan.world_size, incarnation, out)
+    code = lib.sst_create(
+        fd, _second_open(fd), plan.capacity, engine, plan.persist, plan.world_size, incarnation, made.out
+    )
     if code == lib.SST_ENGINE:
         raise ValueError(f"{label}: this sync= is not built into this library")
     if code < 0:
         raise errors.from_code(code, "creating", label)
-    return ffi.gc(out[0], lib.sst_free)
 
 
 def _second_open(fd: int) -> int:
@@ -302,73 +390,149 @@ def _second_open(fd: int) -> int:
         raise
 
 
-def _enter(seg: CData, name: str | None, found: os.stat_result | None) -> Attachment:
-    made = Attachment(seg, name, found)
-    if made.inode is not None:
-        _attached[made.inode] = made
-    return made
+def _enter(hold: Hold, made: Attachment) -> None:
+    _take(hold, made)
+    if made.found is not None:
+        _attached[made.found.st_dev, made.found.st_ino] = made
 
 
-def anonymous() -> Attachment:
-    """Makes a segment without a name, for the threads and forked children of this process."""
+def anonymous(wait_ns: int) -> Hold:
+    """Makes a segment without a name, for the threads and forked children of this process.
+
+    Blocks at most `wait_ns` for steps of other threads; no other process has a say in it.
+    """
+    hold = Hold()
+    try:
+        _stepping(step.run, partial(_make_anonymous, hold), deadline_after(wait_ns), wait_ns)
+    except BaseException as error:
+        release(hold, deadline_after(_TIDY_NS))
+        if isinstance(error, OSError) and not isinstance(error, errors.StoreError):
+            raise _said(error, None) from error
+        raise
+    return hold
+
+
+def _make_anonymous(hold: Hold) -> None:
     fd = os.memfd_create("shmstore", os.MFD_CLOEXEC)
-    with _stepping():
-        return _enter(_format(fd, Plan(capacity=HASH_CAPACITY), "HashStore"), None, None)
+    made = hold.attachment = Attachment(None, None)
+    _format(made, fd, Plan(capacity=HASH_CAPACITY))
+    _enter(hold, made)
+
+
+def _said(error: OSError, name: str | None) -> errors.StoreError:
+    label = _label(name)
+    return out_of_files(error, label) or errors.StoreError(f"{label}: cannot be opened: {error}")
 
 
 # -- closing ----------------------------------------------------------------------------------------------------------
 
 
-def share(attachment: Attachment) -> None:
-    """Counts one more handle."""
-    with _stepping():
-        attachment.handles += 1
-
-
-def release(attachment: Attachment) -> None:
-    """One handle less; the last one of the process leaves, and the last process unlinks."""
-    with _stepping():
-        _drop(attachment)
-
-
-def release_later(attachment: Attachment) -> None:
-    """The same for a handle that is being collected, perhaps in the middle of a step of this very thread."""
-    _dropped.append(attachment)
-    _leave_dropped()
-
-
-def _drop(attachment: Attachment) -> None:
-    """guard: the step mutex."""
-    attachment.handles -= 1
-    if attachment.handles:
-        lib.sst_wake_self(attachment.seg)  # the closed handle's waits look up and find it closed
-        return
-    if attachment.inode is None or attachment.name is None:
-        lib.sst_leave(attachment.seg)
-    else:
-        _attached.pop(attachment.inode, None)
-        try:
-            with life_lock(attachment.owner, _LEAVE_NS):
-                _leave_named(attachment, attachment.name, attachment.inode)
-        except (errors.StoreError, OSError):
-            lib.sst_leave(attachment.seg)  # the next opener of the name finds nobody there, and reaps
-    lib.sst_close(attachment.seg)
-
-
-def _leave_named(attachment: Attachment, name: str, inode: tuple[int, int]) -> None:
-    lib.sst_leave(attachment.seg)
-    fd = _open_existing(name)
-    if fd is None:
-        return
+def share(attachment: Attachment, wait_ns: int) -> Hold:
+    """One more hold on it; StoreClosedError when the last one is gone."""
+    hold = Hold()
     try:
-        found = os.fstat(fd)
-        if (found.st_dev, found.st_ino) != inode:
-            return  # removed by hand, and made anew by others
-        info = ffi.new("sst_info *")
-        if lib.sst_peek(fd, info) < 0 or info.peers_live or info.persist or info.ranks_seen < info.world_size:
-            return
+        _stepping(step.run, partial(_share, hold, attachment), deadline_after(wait_ns), wait_ns)
+    except BaseException:
+        release(hold, deadline_after(_TIDY_NS))
+        raise
+    return hold
+
+
+def _share(hold: Hold, attachment: Attachment) -> None:
+    if not attachment.holds:
+        raise errors.StoreClosedError(f"{_label(attachment.name)} is closed")
+    _take(hold, attachment)
+
+
+def release(hold: Hold, deadline: int = 0) -> None:
+    """Lets go of a hold: with the last one of the process it leaves, and the last process unlinks.
+
+    Waits for the lock file up to the deadline, or 10 s. In a signal handler in the middle of a step of its own thread
+    it is done at the end of that step. After an exception it is done as far as that goes without a long wait.
+    """
+    if not hold.open:
+        return
+    _dropped.append(hold)
+    try:
+        deadline = deadline or deadline_after(LEAVE_NS)
+        _work_off(deadline, deadline)
     finally:
-        os.close(fd)
+        _work_off(deadline_after(_TIDY_NS))
+
+
+def _work_off(deadline: int, mutex_deadline: int | None = None) -> None:
+    """Lets go of what is queued; what another thread's step is in the way of stays for the end of that step.
+
+    The deadlines are for the lock file and for the step mutex; None is the same.
+    """
+    while _dropped and not step.mine():
+        try:
+            hold = _dropped[0]
+        except IndexError:  # another thread's work
+            return
+        try:
+            last = step.run(partial(_let_go, hold), deadline if mutex_deadline is None else mutex_deadline, 0)
+        except errors.StoreTimeoutError:
+            return
+        if last is not None:
+            _remove(last, deadline)
+        hold.open = False
+        with suppress(ValueError):
+            _dropped.remove(hold)
+
+
+def _let_go(hold: Hold) -> Attachment | None:
+    """The attachment if that was its last hold, and it has left. guard: the step mutex."""
+    attachment = hold.attachment
+    if attachment is None or attachment.seg == ffi.NULL:
+        return None
+    if id(hold) in attachment.holds and hold.rank is not None and hold.pid == os.getpid():
+        lib.sst_rank_leave(attachment.seg, hold.rank)
+    attachment.holds.discard(id(hold))
+    if attachment.holds:
+        lib.sst_wake_self(attachment.seg)  # the closed handle's waits look up and find it closed
+        return None
+    found = attachment.found
+    if found is not None and _attached.get((found.st_dev, found.st_ino)) is attachment:
+        del _attached[found.st_dev, found.st_ino]
+    attachment.left = _leave(attachment.seg)
+    return attachment
+
+
+def _remove(attachment: Attachment, deadline: int) -> None:
+    """Unlinks an attachment's segment if nobody is left in it, and closes the attachment."""
+    name, found = attachment.name, attachment.found
+    try:
+        if name is not None and found is not None and attachment.left:
+            unlink = partial(_unlink_if_last, attachment, name, found)
+            locked_step(sorted(_locks_of(found)), unlink, deadline, LEAVE_NS)
+    except (errors.StoreError, OSError):
+        pass  # the next opener of the name finds nobody there, and reaps
+    step.run(partial(lib.sst_close, attachment.seg), FOREVER, FOREVER)  # in no finally: what is interrupted is redone
+
+
+def _leave(seg: CData) -> bool:
+    """True when no thread of this process is in the segment any more, and its peer slot is given back.
+
+    Calls in flight in other threads end first, with SST_ECLOSED where they wait. Before the lock file is taken: nobody
+    else is kept waiting for them.
+    """
+    while True:
+        code = lib.sst_leave(seg)
+        if code != lib.SST_EINTR:
+            return code == lib.SST_OK
+
+
+def _unlink_if_last(attachment: Attachment, name: str, found: os.stat_result) -> None:
+    """guard: the lock file. This process has left: whoever is alive in there is another.
+
+    It looks through its own mapping and by name, and so needs no descriptor: there may be none left.
+    """
+    if not _stands(SHM / f"shmstore.{name}", found):
+        return  # removed by hand, and maybe made anew by others
+    info = ffi.new("sst_info *")
+    if lib.sst_stat(attachment.seg, info) < 0 or info.peers_live or info.persist or info.ranks_seen < info.world_size:
+        return
     lib.sst_mark_dead(attachment.seg)
     _unlink(name, found)
 

@@ -12,11 +12,12 @@ import multiprocessing.util
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 
 from shmstore import errors, segment
-from shmstore._deadline import DEFAULT, Timeout, span_ns
+from shmstore._deadline import DEFAULT, Timeout, deadline_after, span_ns
 from shmstore._keys import key_text
 from shmstore._native import lib
 from shmstore._peers import Peer, dead_rank, peers_of
@@ -47,9 +48,12 @@ class ShmStore(SegmentStore):
         create: None attaches, or creates where there is nothing; True must create; False must attach.
         persist: the segment stays when its last user leaves.
         capacity: bytes it may grow to; taken from /dev/shm only as it is used.
-        mode: permissions, 0o600 or with bits of the group (0o660).
+        mode: permissions, 0o600, or 0o660 to share it with the members of this process's effective group.
         sync: "futex" or "semaphore", how processes park; None is the segment's own, futex for a new one.
         watch_peers: waits and gets of this handle fail with PeerDiedError when a registered rank dies meanwhile.
+
+    A forked child shares its parent's handles, and is a user of the segment from the fork on, whether it calls or not:
+    the last one out may be the child. It has no rank. One that wants no part in it closes them.
 
     Of a segment that is there already, its own capacity, mode, persist and world_size stay, and a `sync` that is given
     must be its own. Blocks only for the lock file of a creator or leaver, at most `timeout`.
@@ -88,26 +92,32 @@ class ShmStore(SegmentStore):
             mode=_checked_mode(mode),
             engine=_checked_engine(sync),
             world_size=world_size or 0,
+            rank=rank,
         )
         wait_ns = span_ns(timeout)
         self._name = name
-        super().__init__(segment.attach(name, plan, wait_ns), timeout)
-        self._watch = watch_peers
-        _handles.add(self)
-        if rank is not None:
-            self._register(rank)
+        hold = segment.attach(name, plan, wait_ns)
+        try:
+            super().__init__(hold, timeout)
+            self._watch = watch_peers
+            _handles.add(self)
+            if rank is not None:
+                self._register(rank)
+        except BaseException:
+            segment.release(hold)
+            raise
 
     def _register(self, rank: int) -> None:
+        self._hold.rank, self._hold.pid = rank, os.getpid()  # first: a rank of another process is not left with it
         code = lib.sst_rank_register(self._open(), rank)
         if code < 0:
+            self._hold.rank = None
             text = repr(self)
             taken = next((peer for peer in self.peers() if peer.rank == rank), None)
-            self.close()
             if code == lib.SST_EEXIST:
                 by = f" (pid {taken.pid} on {taken.host})" if taken is not None else ""
                 raise ValueError(f"{text}: rank {rank} is taken by a live owner{by}")
             raise errors.from_code(code, f"registering rank {rank}", text)
-        self._rank, self._rank_pid = rank, os.getpid()
 
     @property
     def name(self) -> str:
@@ -167,8 +177,7 @@ class HashStore(SegmentStore):
     """
 
     def __init__(self, timeout: Timeout = DEFAULT) -> None:
-        span_ns(timeout)
-        super().__init__(segment.anonymous(), timeout)
+        super().__init__(segment.anonymous(span_ns(timeout)), timeout)
         _handles.add(self)
 
     @property
@@ -193,11 +202,15 @@ _handles: weakref.WeakSet[SegmentStore] = weakref.WeakSet()
 def _share(origin: H, **more: Any) -> H:
     """Another handle on the origin's attachment, without its rank."""
     origin._open()  # noqa: SLF001 -- a closed handle says so
-    segment.share(origin._attachment)  # noqa: SLF001
-    made = object.__new__(type(origin))
-    SegmentStore.__init__(made, origin._attachment, origin.timeout)  # noqa: SLF001
-    made.__dict__.update(more)
-    _handles.add(made)
+    hold = segment.share(origin._attachment, span_ns(origin.timeout))  # noqa: SLF001
+    try:
+        made = object.__new__(type(origin))
+        SegmentStore.__init__(made, hold, origin.timeout)
+        made.__dict__.update(more)
+        _handles.add(made)
+    except BaseException:
+        segment.release(hold)
+        raise
     return made
 
 
@@ -206,12 +219,26 @@ def _by_name(name: str, timeout: timedelta, watch_peers: bool) -> ShmStore:  # n
 
 
 def _close_all() -> None:
-    """Leaves every segment in good order: at exit, so that LEFT is written and the last process unlinks."""
-    for handle in list(_handles):
-        handle.close()
+    """Leaves every segment in good order: at exit, so that LEFT is written and the last process unlinks.
+
+    All of them, whatever one raises, and within the time of one: who holds up one may hold up them all.
+    """
+    deadline = deadline_after(segment.LEAVE_NS)
+    with ExitStack() as stack:
+        for handle in list(_handles):
+            stack.callback(handle._close, deadline)  # noqa: SLF001
 
 
-atexit.register(_close_all)
+def _close_in_forked_child() -> None:
+    if os.getpid() != _imported_by:
+        _close_all()
+
+
+_imported_by: Final = os.getpid()
+# The process that imported this closes at its exit, once multiprocessing has ended its daemonic children and joined the
+# others: a forked child is a user of the segment, and the last one out unlinks.
+multiprocessing.util.Finalize(None, _close_all, exitpriority=-100)
+atexit.register(_close_in_forked_child)  # finalizers run in the process that made them only
 
 
 def _in_multiprocessing_child(_: object) -> None:
@@ -253,8 +280,8 @@ def _checked_capacity(capacity: int) -> int:
 
 def _checked_mode(mode: int) -> int:
     _check_int(mode, "mode")
-    if mode & ~0o660 or mode & 0o600 != 0o600:
-        raise ValueError(f"mode must be 0o600, or have bits of the group too (0o660), got {mode:#o}")
+    if mode not in (0o600, 0o660):  # who reads takes locks in the segment, and so has to write
+        raise ValueError(f"mode must be 0o600, or 0o660 to share it with the group, got {mode:#o}")
     return mode
 
 

@@ -1,6 +1,6 @@
 /* guard.c -- see guard.h. */
 #include "guard.h"
-#include "errors.h"
+#include "clock.h"
 #include "event.h"
 #include "heap.h"
 #include "liveness.h"
@@ -9,40 +9,69 @@
 #include "recover.h"
 #include "waiter.h"
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <unistd.h>
+/* -- what was taken from the dead ------------------------------------------------------------------------------------
+ *
+ * The lock is ours, what it guards may be half changed, and there are three ways on:
+ *
+ *   the repair came through       the lock is as good as any: held by us
+ *   the heap cannot be had now    the word is left to a generation that nobody has: the next who comes tries again
+ *   the repair met corruption     the word says so for good (SST_LOCK_CORRUPT), a stripe's sequence stays odd
+ *
+ * In the third way nobody enters any more, and nobody repairs again: the verbs of that stripe, or those that need a
+ * block, are SST_ECORRUPT at once; the rest of the segment goes on. What was half repaired stays as it is, for verify
+ * to name. Had it been unlocked, the next verb would have taken what is in hand for unreached, and given it away. */
+
+/* An older generation of the own slot: dead for everybody, this process too. */
+static uint32_t nobody(const sst_seg *s) {
+    uint32_t me = sst_me(s), gen = SST_OWNER_GEN(me);
+    return SST_OWNER(SST_OWNER_SLOT(me), gen == 1 ? 0xffff : gen - 1);
+}
+
+/* Stores what is not a free lock, and wakes all who wait for one: each finds out for itself. */
+static void leave_to(sst_seg *s, uint32_t *word, uint32_t owner) {
+    st32_release(word, owner); /* SYNC lock: release; as sst_unlock, since the next one to repair reads what we did */
+    s->park->unpark(s, word, 1);
+}
+
+/* Killed at any of these stores the word is a dead owner's, and the next one repairs, and ends here, too. */
+static void close_stripe(sst_seg *s, sst_stripe *st) {
+    if (!(ld32(&st->seq) & 1))
+        sst_write_begin(st); /* for good: readers without the lock go to it, and hear */
+    (void)sst_event_bump(st);
+    leave_to(s, &st->lock, SST_LOCK_CORRUPT);
+    s->park->unpark(s, &st->event, 1); /* who waits for a key looks again, and hears, too */
+}
+
+static int repair_heap(sst_seg *s) {
+    int r = sst_recover_heap(s);
+    if (r != SST_OK)
+        leave_to(s, &sst_heap_of(s)->lock, SST_LOCK_CORRUPT);
+    return r;
+}
 
 int sst_heap_enter(sst_seg *s, uint64_t deadline_ns, uint32_t flags) {
     int r = sst_lock(s, &sst_heap_of(s)->lock, deadline_ns, flags);
-    if (r != SST_OWNER_DIED)
-        return r;
-    r = sst_recover_heap(s);
-    if (r != SST_OK)
-        sst_unlock(s, &sst_heap_of(s)->lock);
-    return r;
+    return r == SST_OWNER_DIED ? repair_heap(s) : r;
 }
 
 void sst_heap_exit(sst_seg *s) { sst_unlock(s, &sst_heap_of(s)->lock); }
 
-/* The stripe's lock was taken from the dead: make the stripe whole. If the heap cannot be had the stripe is given back
- * as dead as it was found, by leaving the word to a generation that is not alive. */
-static int repair(sst_seg *s, uint32_t stripe, uint64_t deadline_ns) {
+/* The stripe's lock was taken from the dead: make the stripe whole. On SST_OK it is held, else it is not. */
+static int repair_stripe(sst_seg *s, uint32_t stripe, uint64_t deadline_ns) {
     sst_stripe *st = sst_stripe_at(s, stripe);
-    int r;
-    do /* a signal does not end a repair: the lock is ours and must come back whole */
-        r = sst_heap_enter(s, deadline_ns, 0);
-    while (r == SST_EINTR);
-    if (r != SST_OK) {
-        uint32_t me = sst_me(s),
-                 none = SST_OWNER(SST_OWNER_SLOT(me), SST_OWNER_GEN(me) == 1 ? 0xffff : SST_OWNER_GEN(me) - 1);
-        st32_release(&st->lock, none | SST_WAITERS); /* an older generation of the own slot: dead for everybody */
-        return r;
+    int r = sst_heap_enter(s, deadline_ns, 0);
+    if (r == SST_OK) {
+        r = sst_recover_stripe(s, stripe);
+        sst_heap_exit(s);
     }
-    r = sst_recover_stripe(s, stripe);
-    sst_heap_exit(s);
-    (void)sst_event_bump(st);
-    s->park->unpark(s, &st->event, 1); /* the dead may have bumped and not woken */
+    if (r == SST_OK) {
+        (void)sst_event_bump(st);
+        s->park->unpark(s, &st->event, 1); /* the dead may have bumped and not woken */
+    } else if (r == SST_ECORRUPT) {
+        close_stripe(s, st);
+    } else {
+        leave_to(s, &st->lock, nobody(s));
+    }
     return r;
 }
 
@@ -54,23 +83,25 @@ int sst_enter(sst_seg *s, uint32_t stripe, uint64_t deadline_ns, uint32_t flags)
     }
     sst_stripe *st = sst_stripe_at(s, stripe);
     int r = sst_lock(s, &st->lock, deadline_ns, flags);
-    if (r != SST_OWNER_DIED)
-        return r;
-    r = repair(s, stripe, deadline_ns);
-    if (r == SST_ECORRUPT)
-        sst_unlock(s, &st->lock);
+    return r == SST_OWNER_DIED ? repair_stripe(s, stripe, deadline_ns) : r;
+}
+
+/* Gives back what an operation took and did not need. Where the heap is busy the blocks stay on the list: the next to
+ * leave this stripe gives them back. */
+static int tidy(sst_seg *s, uint32_t stripe) {
+    int r = sst_sift(s, stripe);
+    if (r == SST_OK && ld32(&sst_stripe_at(s, stripe)->inflight) != 0 && sst_heap_enter(s, 0, SST_TRY) == SST_OK) {
+        r = sst_settle(s, stripe);
+        sst_heap_exit(s);
+    }
     return r;
 }
 
 void sst_exit(sst_seg *s, uint32_t stripe, int wake) {
     sst_stripe *st = sst_stripe_at(s, stripe);
-    if (ld32(&st->inflight) != 0 && sst_sift(s, stripe) == SST_OK && ld32(&st->inflight) != 0) {
-        /* Where the heap is busy the blocks stay on the list: the next to leave this stripe gives them back. */
-        int heap = sst_heap_enter(s, 0, SST_TRY) == SST_OK;
-        if (heap) {
-            (void)sst_settle(s, stripe); /* a corrupt list stays; verify names it */
-            sst_heap_exit(s);
-        }
+    if (ld32(&st->inflight) != 0 && tidy(s, stripe) == SST_ECORRUPT) {
+        close_stripe(s, st); /* the verb is done; the next one would put blocks on a list that leads nowhere */
+        return;
     }
     sst_unlock(s, &st->lock);
     if (wake)
@@ -81,9 +112,7 @@ int sst_block_new(sst_seg *s, uint32_t stripe, uint64_t payload, uint64_t deadli
     int r = sst_heap_enter(s, deadline_ns, flags);
     if (r != SST_OK)
         return r;
-    do
-        r = sst_heap_take(s, stripe, payload, !(flags & SST_TRY), ref);
-    while (r == SST_EINTR); /* posix_fallocate only; it makes progress */
+    r = sst_heap_take(s, stripe, payload, !(flags & SST_TRY), ref);
     sst_heap_exit(s);
     return r;
 }
@@ -105,51 +134,41 @@ void sst_block_keep(sst_seg *s, uint32_t ref) {
 }
 
 /* -- joining -------------------------------------------------------------------------------------------------------- */
-/* Every word that another generation of the own slot still holds is dead: take it over and repair. */
-static int inherit(sst_seg *s) {
-    uint32_t me = sst_me(s), slot = SST_OWNER_SLOT(me);
-    uint32_t *heap = &sst_heap_of(s)->lock, v = ld32(heap);
-    sst_waiter_reap(s, slot, me);
-    if ((v & SST_OWNER_MASK) != me && SST_OWNER_SLOT(v & SST_OWNER_MASK) == slot && sst_lock_seize(s, heap, v)) {
-        int r = sst_recover_heap(s);
-        sst_unlock(s, heap);
-        if (r != SST_OK)
-            return r;
-    }
-    for (uint32_t i = 0; i < SST_STRIPES; i++) {
-        sst_stripe *st = sst_stripe_at(s, i);
-        v = ld32(&st->lock);
-        if ((v & SST_OWNER_MASK) == me || SST_OWNER_SLOT(v & SST_OWNER_MASK) != slot ||
-            !sst_lock_seize(s, &st->lock, v))
+#define INHERIT_NS UINT64_C(50000000)
+
+/* 1: the word was another generation's of the own slot, and is ours now. */
+static int claim_word(sst_seg *s, uint32_t *word) {
+    uint32_t me = sst_me(s), v = ld32(word), owner = v & SST_OWNER_MASK;
+    return owner != me && SST_OWNER_SLOT(owner) == SST_OWNER_SLOT(me) && sst_lock_seize(s, word, v);
+}
+
+/* Every word that another generation of the own slot still holds is dead: take it over and repair. That is a courtesy,
+ * which a busy heap, a signal or INHERIT_NS end: what is left stays dead for everybody, and is repaired on demand. */
+static void inherit(sst_seg *s) {
+    uint64_t deadline = sst_after(sst_now_ns(), INHERIT_NS);
+    sst_waiter_reap(s, SST_OWNER_SLOT(sst_me(s)), sst_me(s));
+    if (claim_word(s, &sst_heap_of(s)->lock) && repair_heap(s) == SST_OK)
+        sst_heap_exit(s);
+    for (uint32_t i = 0; i < SST_STRIPES && sst_now_ns() < deadline; i++) {
+        if (!claim_word(s, &sst_stripe_at(s, i)->lock))
             continue;
-        int r = repair(s, i, SST_FOREVER);
-        if (r == SST_OK || r == SST_ECORRUPT)
-            sst_unlock(s, &st->lock);
-        if (r != SST_OK)
-            return r;
+        int r = repair_stripe(s, i, deadline);
+        if (r == SST_OK)
+            sst_unlock(s, &sst_stripe_at(s, i)->lock);
+        else if (r != SST_ECORRUPT)
+            return;
     }
-    return SST_OK;
 }
 
 static int join_locked(sst_seg *s) {
     if (sst_me(s) != 0)
         return SST_OK;
-    if (s->left)
+    if (sst_closing(s))
         return SST_ECLOSED;
-    if (s->lock_fd < 0) {
-        char path[64];
-        (void)snprintf(path, sizeof path, "/proc/self/fd/%d", s->map_fd);
-        s->lock_fd = open(path, O_RDWR | O_CLOEXEC);
-        if (s->lock_fd < 0)
-            return sst_fail_errno(SST_ESYS);
-    }
     int r = sst_peer_claim(s);
     if (r == SST_OK) {
-        r = inherit(s);
-        if (r == SST_OK || r == SST_ECORRUPT)
-            sst_peer_live(s);
-        else
-            sst_peer_leave(s);
+        inherit(s);
+        sst_peer_live(s);
     }
     return r;
 }

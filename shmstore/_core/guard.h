@@ -1,5 +1,6 @@
 /* guard.h -- enter and leave a stripe or the heap (floor C8): the only caller of lock and recover. Whoever comes out of
- * an enter holds a lock over something whole, whatever the last owner died of. */
+ * an enter holds a lock over something whole, whatever the last owner died of. SST_ECORRUPT from an enter is for good:
+ * that stripe, or the heap, is closed to everybody (guard.c). */
 #ifndef SST_GUARD_H
 #define SST_GUARD_H
 

@@ -3,11 +3,9 @@
  * A block is at each moment on a free list, on an inflight list, or in the table, never nowhere: it moves between the
  * first two under the undo record, between the last two by one store that the stripe's repair can tell. */
 #include "heap.h"
-#include "errors.h"
+#include "segment.h"
 #include "sst.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -44,42 +42,45 @@ void sst_look(sst_seg *s) {
     own_st64(&s->seen, size);
 }
 
-/* Makes the first `need` bytes of the segment touchable. posix_fallocate, since ftruncate on a full tmpfs succeeds and
- * the touch is a SIGBUS later. Killed between the file's growth and the store of size: the file is longer than
- * published, and the next growth allocates the same bytes again. */
+/* Makes the first `need` bytes of the segment touchable. Killed between the file's growth and the store of size: the
+ * file is longer than published, and the next growth allocates the same bytes again. A growth that signals or a full
+ * file system cut short is published as far as it came: so the next one goes on, whatever ended this one. */
 static int grow(sst_seg *s, uint64_t need) {
     sst_header *h = sst_header_of(s);
-    uint64_t size = ld64(&h->size);
+    uint64_t size = ld64(&h->size), had = size;
     if (need <= size)
         return SST_OK;
     if (need > s->capacity)
         return SST_EFULL;
-    uint64_t want = need + GROW_BYTES < s->capacity ? (need + GROW_BYTES) & ~UINT64_C(4095) : s->capacity;
-    int err = posix_fallocate(s->map_fd, (off_t)size, (off_t)(want - size));
-    if (err == ENOSPC) {
-        want = need;
-        err = posix_fallocate(s->map_fd, (off_t)size, (off_t)(want - size));
+    uint64_t want = need + GROW_BYTES < s->capacity ? need + GROW_BYTES : s->capacity;
+    int r = sst_file_grow(s->map_fd, &size, (need + 4095) & ~UINT64_C(4095), want & ~UINT64_C(4095));
+    if (size > had) {
+        st64_release(&h->size,
+                     size); /* SYNC publish-size: release; pairs with sst_limit: the bytes exist before they count */
+        sst_look(s);
     }
-    if (err == EINTR)
-        return SST_EINTR;
-    if (err != 0)
-        return sst_fail_with(err == ENOSPC || err == EFBIG ? SST_ENOSPC : SST_ESYS, err);
-    st64_release(&h->size,
-                 want); /* SYNC publish-size: release; pairs with sst_limit: the bytes exist before they count */
-    sst_look(s);
-    return SST_OK;
+    return r;
+}
+
+/* The block of the undo record; NULL: the record describes nothing that could be done. */
+static sst_block *described(sst_seg *s) {
+    const sst_heap *heap = sst_heap_of(s);
+    uint32_t op = ld32(&heap->op), ref = ld32(&heap->block), cls = ld32(&heap->cls);
+    if (op < SST_HEAP_TAKE || op > SST_HEAP_GIVE || cls >= SST_CLASSES || ld32(&heap->stripe) >= SST_STRIPES ||
+        sst_payload(s, ref, sst_heap_room(cls)) == NULL)
+        return NULL;
+    return sst_block_of(s, ref);
 }
 
 /* The stores of the undo record; done twice they change nothing. */
 static int apply(sst_seg *s) {
     sst_heap *heap = sst_heap_of(s);
-    uint32_t op = ld32(&heap->op), ref = ld32(&heap->block), cls = ld32(&heap->cls), stripe = ld32(&heap->stripe);
-    uint32_t next = ld32(&heap->next), inflight = ld32(&heap->inflight);
-    sst_block *b = sst_block_of(s, ref);
-    if (b == NULL || cls >= SST_CLASSES || stripe >= SST_STRIPES || op < SST_HEAP_TAKE || op > SST_HEAP_GIVE ||
-        sst_payload(s, ref, sst_heap_room(cls)) == NULL)
+    sst_block *b = described(s);
+    if (b == NULL)
         return SST_ECORRUPT;
-    sst_stripe *st = sst_stripe_at(s, stripe);
+    uint32_t op = ld32(&heap->op), ref = ld32(&heap->block), cls = ld32(&heap->cls);
+    uint32_t next = ld32(&heap->next), inflight = ld32(&heap->inflight);
+    sst_stripe *st = sst_stripe_at(s, ld32(&heap->stripe));
     if (op == SST_HEAP_GIVE) {
         st32(&b->tag, SST_TAG(cls, SST_BLOCK_FREE));
         st32(&b->link, next);
@@ -107,6 +108,8 @@ static int journal(sst_seg *s, uint32_t op, uint32_t ref, uint32_t cls, uint32_t
     st32(&heap->stripe, stripe);
     st32(&heap->next, next);
     st32(&heap->inflight, inflight);
+    if (described(s) == NULL) /* before it counts: a valid record that cannot be done would close the heap */
+        return SST_ECORRUPT;
     st32_release(&heap->valid, 1); /* SYNC heap-undo: release; the record is whole before it counts */
     return apply(s);
 }

@@ -10,7 +10,8 @@
  *                blocks      the heap proper, up to capacity
  *
  * Fixed-width integers and offsets only. A `ref` is an offset in units of 16 bytes, 0 for none, so that 32 bits reach
- * 64 GiB. Nothing here is read or written but through atomics.h.
+ * 64 GiB. Nothing here is read or written but through atomics.h, with one exception: the semaphores of the waiter slots
+ * belong to the libc's sem_* calls. They only park: each value that a death can leave in one is legal (park_sem.c).
  */
 #ifndef SST_LAYOUT_H
 #define SST_LAYOUT_H
@@ -23,7 +24,7 @@
 #include <stdint.h>
 
 #define SST_MAGIC        UINT64_C(0x45524f54534d4853) /* "SHMSTORE" in memory */
-#define SST_MEANING      2u                         /* raise it when a field keeps its size and changes its meaning */
+#define SST_MEANING      3u                         /* raise it when a field keeps its size and changes its meaning */
 #define SST_STRIPES      256u
 #define SST_CLASSES      75u
 #define SST_SPANS        256u
@@ -107,8 +108,8 @@ enum { SST_BLOCK_FREE = 1, SST_BLOCK_INFLIGHT = 2, SST_BLOCK_USED = 3 };
  *
  * KEY: word = form << 40 | sel << 32 | length. The value is the first `length` bytes of block value[sel]; the other
  * block is where the next value is written before word is stored: that one store is the commit. form COUNTER: the
- * value is the decimal text of num. QUEUE: value[0] is the first item, value[1] the last, word the count, num the last
- * ticket given. */
+ * value is the decimal text of num. QUEUE: value[0] is the first item, value[1] the last, word the count, never 0: the
+ * entry comes with its first item and goes with its last one. */
 typedef struct {
     uint32_t next; /* ref of the chain's next entry */
     uint32_t hash; /* upper half of the key's hash; const after link */
@@ -151,7 +152,9 @@ typedef struct {
     uint32_t inflight; /* ref: blocks that the holder's operation has in hand. guard: the lock; and the heap undo */
     uint32_t keys[2];  /* keys of each space. guard: the lock; readers atomic */
     uint32_t entries;  /* keys and queues. guard: the lock */
-    uint32_t pad[25];
+    uint32_t pad0;
+    uint64_t tickets; /* the last one given in a queue's line. guard: the lock */
+    uint32_t pad[22];
 } sst_stripe;
 #define SST_EVENT_WAITERS 1u
 #define SST_EVENT_FORWARD 2u
@@ -160,10 +163,13 @@ typedef struct {
 /* A peer slot: a process. Its life is an OFD write lock on byte SST_LIFE + slot of the file, not a word in here.
  *
  *   state     byte     means                         next
- *   FREE      free     never used                    CLAIMING (claim)
+ *   FREE      free     never used                    CLAIMING (claim), FORKED (by a parent, before it forks)
  *   CLAIMING  locked   being claimed                 LIVE; a death reads as DEAD
  *   LIVE      locked   a process                     LEFT (leave); a death reads as DEAD
- *   LEFT      free     left in good order            CLAIMING
+ *   FORKED    locked   a forked child, no call yet   CLAIMING, by the child
+ *   FORKED    free     it is gone and touched        as FREE
+ *                      nothing, or never came to be
+ *   LEFT      free     left in good order            as FREE
  *   CLAIMING or LIVE, byte free: dead                CLAIMING, by whoever locks the byte
  *
  * guard: the holder of the byte lock. */
@@ -187,19 +193,33 @@ typedef struct {
 
 /* A waiter slot: a parked thread. guard: its owner, but `owner` itself (CAS) and sem (posted by setters).
  *
- *   owner 0 -> (slot, gen) by CAS -> 0 by the owner, or by whoever repairs the dead slot. */
+ *   state         owner                 word  ticket        next, by whom
+ *   FREE          0                     0     0             WIPING, by CAS of anybody
+ *   WIPING        slot, gen, WIPING     any   any           CLAIMED or FREE, by that process once all is 0
+ *   CLAIMED       slot, gen             0     0             the next three; FREE, by the owner (all 0 first)
+ *   PARKED        slot, gen             of a  any           CLAIMED or what it was, by the owner. Semaphore engine only;
+ *                                       word                it may be IN LINE or AT A BARRIER besides
+ *   IN LINE       slot, gen             any   1 .. 2^62-1   CLAIMED or FREE, by the owner
+ *   AT A BARRIER  slot, gen             any   BARRIER, hash + PASSED, by whoever finds the count full; FREE, by the owner
+ *   DEAD          not alive (+ WIPING)  any   any           WIPING, by CAS from exactly this owner, of whoever meets it
+ *
+ * WIPING is nobody's yet: a reader loads owner before the other words and passes over such a slot, so that it never
+ * takes the dead's ticket for the new owner's. */
 typedef struct {
     uint32_t owner;
     uint32_t word;  /* offset / 4 of the word it is parked on, 0: not parked. Read by setters (semaphore engine) */
     uint64_t since_ns;
     uint64_t ticket; /* its place in a queue's line, or SST_TICKET_BARRIER and more; 0: neither. guard: stripe lock */
-    uint32_t queue;  /* ref of that queue's entry; at a barrier: how many are to come */
+    uint32_t queue;  /* which queue of the stripe, by the key's hash; at a barrier: how many are to come */
     uint32_t rank;   /* rank + 1 of the handle, 0: none */
     uint32_t note_len;
     uint32_t stripe; /* whose event it waits on, + 1; 0: none */
     sem_t sem;  /* process-shared, made once when the segment is; only parks, never holds */
     uint64_t note[SST_NOTE_MAX / 8];
 } sst_waiter_slot;
+
+/* Beside the owner in a waiter slot's owner word, in the place of a lock's WAITERS. */
+#define SST_WIPING SST_WAITERS
 
 /* The ticket of a thread at a barrier: BARRIER | the key's hash, then PASSED beside them, by CAS, by who saw all come. */
 #define SST_TICKET_BARRIER (UINT64_C(1) << 63)
@@ -215,6 +235,7 @@ static_assert(sizeof(sst_block) == 8, "block");
 static_assert(sizeof(sst_entry) == 40 && offsetof(sst_entry, word) == 24, "entry");
 static_assert(sizeof(sst_item) == 8, "item");
 static_assert(sizeof(sst_stripe) == 128 && offsetof(sst_stripe, event) == 8, "stripe");
+static_assert(offsetof(sst_stripe, tickets) == 32, "stripe tickets");
 static_assert(sizeof(sst_peer_slot) == 96 && offsetof(sst_peer_slot, host) == 24, "peer slot");
 static_assert(sizeof(sem_t) <= 32, "sem_t");
 static_assert(sizeof(sst_waiter_slot) <= 128 && offsetof(sst_waiter_slot, sem) == 40, "waiter slot");

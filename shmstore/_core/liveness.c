@@ -47,8 +47,7 @@ int sst_alive(sst_seg *s, uint32_t owner) {
     sst_peer_slot *p = sst_peer_at(s, slot);
     if (ld32_acquire(&p->gen) != SST_OWNER_GEN(owner)) /* SYNC peer-gen: acquire; pairs with the claim's release */
         return 0;
-    int fd = s->lock_fd >= 0 ? s->lock_fd : s->map_fd;
-    if (!sst_byte_locked(fd, slot))
+    if (!sst_byte_locked(sst_life_fd(s), slot))
         return 0;
     return ld32_acquire(&p->gen) == SST_OWNER_GEN(owner); /* again: the slot may have changed hands in between */
 }

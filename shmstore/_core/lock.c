@@ -9,23 +9,15 @@
 
 static _Thread_local uint32_t busy_owner; /* behind this thread's last SST_EBUSY */
 
-int sst_holder(sst_seg *s, uint32_t *slot, int32_t *pid) {
-    if (busy_owner == 0 || s->base == NULL)
-        return SST_ENOENT;
-    *slot = SST_OWNER_SLOT(busy_owner);
-    if (*slot >= SST_PEERS_MAX)
-        return SST_ENOENT;
-    *pid = (int32_t)ld32(&sst_peer_at(s, *slot)->pid);
-    return SST_OK;
-}
+uint32_t sst_lock_busy(void) { return busy_owner; }
 
 int sst_lock_seize(sst_seg *s, uint32_t *word, uint32_t held) {
     /* SYNC lock: acquire; the dead released nothing, so repair reads its stores as coherence left them */
-    return cas32_acquire(word, held, sst_me(s) | SST_WAITERS);
+    uint32_t me = sst_me(s);
+    return me != 0 && cas32_acquire(word, held, me | SST_WAITERS);
 }
 
-static int lock_slow(sst_seg *s, uint32_t *word, uint64_t deadline_ns, uint32_t flags) {
-    uint32_t me = sst_me(s);
+static int lock_slow(sst_seg *s, uint32_t *word, uint32_t me, uint64_t deadline_ns, uint32_t flags) {
     for (int i = 0; i < SPINS; i++) {
         if (ld32(word) == 0 && cas32_acquire(word, 0, me)) /* SYNC lock: acquire; pairs with sst_unlock */
             return SST_OK;
@@ -33,9 +25,13 @@ static int lock_slow(sst_seg *s, uint32_t *word, uint64_t deadline_ns, uint32_t 
     }
     if (flags & SST_TRY)
         return SST_EAGAIN;
-    uint64_t slice = SLICE_FIRST;
+    uint64_t slice = SLICE_FIRST, least = sst_after(sst_now_ns(), SST_LOCK_PATIENCE);
+    if (deadline_ns < least)
+        deadline_ns = least;
     for (;;) {
         uint32_t v = ld32(word);
+        if (v == SST_LOCK_CORRUPT)
+            return SST_ECORRUPT;
         if (v == 0) {
             if (cas32_acquire(word, 0, me | SST_WAITERS)) /* SYNC lock: acquire; others may still be parked */
                 return SST_OK;
@@ -50,18 +46,18 @@ static int lock_slow(sst_seg *s, uint32_t *word, uint64_t deadline_ns, uint32_t 
         int r = SST_ETIMEDOUT;
         if (now < deadline_ns)
             r = s->park->park(s, word, v, sst_earlier(deadline_ns, sst_after(now, slice)), 0);
-        if (r == SST_EINTR)
-            return SST_EINTR;
-        if (ld32(&s->users) & SST_CLOSING)
+        if (sst_closing(s))
             return SST_ECLOSED;
         if (r == SST_OK)
             continue;
-        v = ld32(word);
+        v = ld32(word); /* nobody woke us, or nobody was going to (SST_EAGAIN): is the owner alive? */
         if (v != 0 && !sst_alive(s, v)) {
             if (sst_lock_seize(s, word, v))
                 return SST_OWNER_DIED;
             continue;
         }
+        if (r == SST_EINTR) /* only now: signals that come faster than the slices end must not hide a death */
+            return SST_EINTR;
         if (v != 0 && sst_now_ns() >= deadline_ns) {
             busy_owner = v & SST_OWNER_MASK;
             return SST_EBUSY;
@@ -71,9 +67,12 @@ static int lock_slow(sst_seg *s, uint32_t *word, uint64_t deadline_ns, uint32_t 
 }
 
 int sst_lock(sst_seg *s, uint32_t *word, uint64_t deadline_ns, uint32_t flags) {
-    if (cas32_acquire(word, 0, sst_me(s))) /* SYNC lock: acquire; pairs with the release in sst_unlock */
+    uint32_t me = sst_me(s);
+    if (me == 0)
+        return SST_ECLOSED; /* nobody's word is 0, the free one: whoever has no slot holds no lock */
+    if (cas32_acquire(word, 0, me)) /* SYNC lock: acquire; pairs with the release in sst_unlock */
         return SST_OK;
-    return lock_slow(s, word, deadline_ns, flags);
+    return lock_slow(s, word, me, deadline_ns, flags);
 }
 
 void sst_unlock(sst_seg *s, uint32_t *word) {

@@ -54,7 +54,7 @@ int sst_op_new_entry(sst_op *op, uint32_t kind, uint32_t *ref, sst_entry **e) {
 
 int sst_op_new_value(sst_op *op, const char *val, size_t len, uint64_t room, uint32_t *ref) {
     *ref = 0;
-    if (len == 0 && room == 0)
+    if (room == 0)
         return SST_OK;
     int r = sst_block_new(op->s, op->key.stripe, room, op->deadline_ns, op->flags, ref);
     if (r != SST_OK)
@@ -76,6 +76,14 @@ void sst_op_link(sst_op *op, uint32_t *from, uint32_t ref, uint32_t kind) {
     op->wake |= sst_event_bump(st);
 }
 
+void sst_op_unlink(sst_op *op, const sst_place *place, uint32_t kind) {
+    sst_stripe *st = op->stripe;
+    st32(place->from, ld32(&place->entry->next)); /* the commit: from here on the entry is gone */
+    st32(&st->entries, ld32(&st->entries) - 1);
+    if (kind == SST_KIND_KEY)
+        st32(&st->keys[op->key.space], ld32(&st->keys[op->key.space]) - 1);
+}
+
 static int create(sst_op *op, const sst_place *place, uint64_t word, uint64_t num, const char *val, size_t len) {
     uint32_t ref, value;
     sst_entry *e;
@@ -95,7 +103,7 @@ static int create(sst_op *op, const sst_place *place, uint64_t word, uint64_t nu
     return SST_OK;
 }
 
-/* Makes value[i] a block with room for `room` bytes, `keep` of them already written by fill. */
+/* Puts the filled block `fresh` (0: none) in the place of value[i], which no reader is to see, and drops the old one. */
 static int replace_block(sst_op *op, sst_entry *e, uint32_t i, uint32_t fresh) {
     uint32_t old = ld32(&e->value[i]);
     int r = old ? sst_block_drop(op->s, op->key.stripe, old) : SST_OK;
@@ -107,7 +115,7 @@ static int replace_block(sst_op *op, sst_entry *e, uint32_t i, uint32_t fresh) {
     return SST_OK;
 }
 
-/* A block is kept for the next value unless it is far too large for it. */
+/* A block is kept for the next value unless it is far too large for it; no block will do for no bytes. */
 static int suits(sst_seg *s, uint32_t ref, size_t len) {
     uint64_t room = ref ? sst_block_room(s, ref) : 0;
     return room >= len && (room <= 4096 || room <= 4 * (uint64_t)len);
@@ -118,7 +126,7 @@ int sst_op_put(sst_op *op, const sst_place *place, const char *val, size_t len) 
     if (e == NULL)
         return create(op, place, SST_WORD(SST_FORM_BYTES, 0, len), 0, val, len);
     uint32_t other = 1 - SST_WORD_SEL(ld64(&e->word)), fresh = 0;
-    int fits = len == 0 || suits(op->s, ld32(&e->value[other]), len);
+    int fits = suits(op->s, ld32(&e->value[other]), len);
     if (!fits) {
         int r = sst_op_new_value(op, val, len, len, &fresh);
         if (r != SST_OK)
@@ -203,8 +211,12 @@ int sst_op_add(sst_op *op, const sst_place *place, int64_t n, int64_t *value) {
     } else {
         sst_write_begin(op->stripe);
         st64(&e->num, sum); /* the commit where it is a counter; not looked at before the next store where it is not */
-        if (SST_WORD_FORM(ld64(&e->word)) != SST_FORM_COUNTER)
+        if (SST_WORD_FORM(ld64(&e->word)) != SST_FORM_COUNTER) {
             st64(&e->word, SST_WORD(SST_FORM_COUNTER, SST_WORD_SEL(ld64(&e->word)), 0));
+            for (uint32_t i = 0; i < 2 && r == SST_OK; i++) /* a counter changes no block again: large ones go now */
+                if (!suits(op->s, ld32(&e->value[i]), 0))
+                    r = replace_block(op, e, i, 0);
+        }
         sst_write_end(op->stripe);
     }
     if (r == SST_OK)
@@ -325,17 +337,14 @@ int sst_delete(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_
     if (r != SST_OK || place.entry == NULL)
         return sst_op_exit(&op, r);
     sst_entry *e = place.entry;
-    sst_stripe *st = op.stripe;
     r = sst_block_drop(s, op.key.stripe, place.ref);
     for (int i = 0; i < 2 && r == SST_OK; i++)
         if (ld32(&e->value[i]))
             r = sst_block_drop(s, op.key.stripe, ld32(&e->value[i]));
     if (r == SST_OK) {
-        sst_write_begin(st);
-        st32(place.from, ld32(&e->next)); /* the commit */
-        st32(&st->entries, ld32(&st->entries) - 1);
-        st32(&st->keys[op.key.space], ld32(&st->keys[op.key.space]) - 1);
-        sst_write_end(st);
+        sst_write_begin(op.stripe);
+        sst_op_unlink(&op, &place, SST_KIND_KEY);
+        sst_write_end(op.stripe);
         r = 1;
     }
     return sst_op_exit(&op, r);

@@ -26,9 +26,11 @@ int sst_op_exit(sst_op *op, int r); /* returns r */
 
 /* Links a filled entry at the end of its chain: that store is the creation. Counts and bumps. */
 void sst_op_link(sst_op *op, uint32_t *from, uint32_t ref, uint32_t kind);
-/* A fresh, filled, unlinked entry with `value` in value[0] (0: none). */
+/* Unlinks the place's entry: that store is the deletion. Its blocks were dropped before. Counts. */
+void sst_op_unlink(sst_op *op, const sst_place *place, uint32_t kind);
+/* A fresh, unlinked entry of the key, empty. */
 int sst_op_new_entry(sst_op *op, uint32_t kind, uint32_t *ref, sst_entry **e);
-/* A fresh block holding the bytes. *ref 0 when len is 0. */
+/* A fresh block of `room` bytes or more that begins with the len bytes (len <= room). *ref 0 when room is 0. */
 int sst_op_new_value(sst_op *op, const char *val, size_t len, uint64_t room, uint32_t *ref);
 /* Sets key to bytes, whether it is there or not (place as found). */
 int sst_op_put(sst_op *op, const sst_place *place, const char *val, size_t len);

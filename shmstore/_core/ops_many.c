@@ -11,7 +11,28 @@ typedef struct {
     sst_key key;
     const char *val;
     uint32_t vlen, value, entry; /* value, entry: the prepared blocks */
+    uint32_t first, next; /* fold's hash table: index + 1 of this bucket's first pair, of the next in its bucket */
+    uint32_t overridden; /* a later pair sets the same key */
 } pair;
+
+static int same_key(const sst_key *a, const sst_key *b) {
+    return a->whole == b->whole && a->len == b->len && memcmp(a->bytes, b->bytes, a->len) == 0;
+}
+
+/* Of the pairs with one key the last one counts: no entry is touched twice, so no block is dropped that was taken under
+ * the same lock and still stands on the list in hand. */
+static void fold(pair *pairs, uint32_t n) {
+    for (uint32_t i = n; i-- > 0;) {
+        pair *p = &pairs[i];
+        uint32_t *bucket = &pairs[p->key.whole % n].first;
+        for (uint32_t j = *bucket; j != 0 && !p->overridden; j = pairs[j - 1].next)
+            p->overridden = (uint32_t)same_key(&pairs[j - 1].key, &p->key);
+        if (p->overridden)
+            continue;
+        p->next = *bucket;
+        *bucket = i + 1;
+    }
+}
 
 static int prepare(sst_op *op, pair *p) {
     op->key = p->key;
@@ -26,8 +47,7 @@ static int prepare(sst_op *op, pair *p) {
     return r;
 }
 
-/* Cannot fail for want of room. A key given twice finds the entry that its first pair linked; what the second one
- * prepared and did not need is given back on exit. */
+/* Cannot fail for want of room. */
 static int commit(sst_op *op, pair *p) {
     op->key = p->key;
     op->stripe = sst_stripe_at(op->s, p->key.stripe);
@@ -55,14 +75,16 @@ static int commit(sst_op *op, pair *p) {
 static int all_pairs(sst_op *op, pair *pairs, uint32_t n, const uint8_t *touched) {
     int r = SST_OK;
     for (uint32_t i = 0; i < n && r == SST_OK; i++)
-        r = prepare(op, &pairs[i]);
+        if (!pairs[i].overridden)
+            r = prepare(op, &pairs[i]);
     if (r != SST_OK)
         return r;
     for (uint32_t i = 0; i < SST_STRIPES; i++)
         if (touched[i])
             sst_write_begin(sst_stripe_at(op->s, i));
     for (uint32_t i = 0; i < n && r == SST_OK; i++)
-        r = commit(op, &pairs[i]);
+        if (!pairs[i].overridden)
+            r = commit(op, &pairs[i]);
     for (uint32_t i = 0; i < SST_STRIPES; i++)
         if (touched[i])
             sst_write_end(sst_stripe_at(op->s, i));
@@ -90,6 +112,8 @@ int sst_multi_set(sst_seg *s, uint32_t space, const char *keys, const uint32_t *
         r = vlens[i] > SST_VALUE_MAX ? SST_ETOOBIG : sst_key_make(s, space, keys, klens[i], &pairs[i].key);
         touched[pairs[i].key.stripe] = 1;
     }
+    if (r == SST_OK)
+        fold(pairs, n);
     uint32_t locked = 0;
     for (; locked < SST_STRIPES && r == SST_OK; locked++)
         if (touched[locked]) {
@@ -192,18 +216,19 @@ int sst_list_keys(sst_seg *s, uint32_t space, const char *prefix, size_t plen, u
     while (r == SST_OK && *cursor < SST_STRIPES) {
         sink to = {buf, room, *used};
         r = sst_enter(s, *cursor, deadline_ns, 0);
-        if (r != SST_OK)
-            break;
-        r = each_key(s, *cursor, &f, list_one, &to);
-        sst_exit(s, *cursor, 0);
-        if (r == SST_OK && to.used > room) {
-            r = *used == 0 ? SST_ENOBUFS : 1;
-            if (*used == 0)
-                *used = to.used;
+        if (r == SST_OK) {
+            r = each_key(s, *cursor, &f, list_one, &to);
+            sst_exit(s, *cursor, 0);
+        }
+        if (r == SST_OK && to.used > room)
+            r = SST_ENOBUFS;
+        if (r != SST_OK && *used > 0) {
+            r = 1; /* what is in the buffer goes out first; the next call meets the same stripe */
             break;
         }
-        *used = to.used;
-        ++*cursor;
+        if (r == SST_OK || r == SST_ENOBUFS)
+            *used = to.used;
+        *cursor += r == SST_OK;
     }
     sst_end(s);
     return r;

@@ -1,8 +1,13 @@
 /* ops_queue.c -- the queues (floor C9).
  *
  * The line of a queue: each blocked popper holds a waiter slot with a ticket. The p-th living ticket may pop when the
- * queue has p items or more; a pop and its ticket go together under the stripe lock; a ticket of the dead is skipped;
- * whoever leaves the line without an item bumps and wakes, as those behind it may now be served (sst_waiter_release). */
+ * queue has p items or more; a pop and its ticket go together under the stripe lock; a ticket of the dead is skipped and
+ * its slot freed; whoever leaves the line without an item bumps and wakes, as those behind it may now be served
+ * (sst_waiter_release).
+ *
+ * The line needs no entry in the table, so that a queue's entry comes with its first item and goes with its last one. A
+ * ticket is numbered by the stripe and names its queue by 32 bits of the key's hash beside the stripe's 8: two queues
+ * that agree in all 40 and are waited on at once would share a line, where one's popper may have to wait for the other's. */
 #include "ops.h"
 #include "clock.h"
 #include "liveness.h"
@@ -32,9 +37,9 @@ int sst_queue_push(sst_seg *s, uint32_t space, const char *key, size_t klen, con
     st32(&it->len, (uint32_t)vlen);
     sst_copy_in((char *)(it + 1), val, vlen);
     sst_write_begin(op.stripe);
-    if (entry)
-        sst_op_link(&op, place.from, entry, SST_KIND_QUEUE);
-    r = sst_queue_link(s, q, item);
+    r = sst_queue_link(s, q, item); /* the commit where the queue was there */
+    if (entry && r == SST_OK)
+        sst_op_link(&op, place.from, entry, SST_KIND_QUEUE); /* the commit where it was not */
     if (r == SST_OK)
         sst_block_keep(s, item);
     op.wake |= sst_event_bump(op.stripe);
@@ -42,60 +47,67 @@ int sst_queue_push(sst_seg *s, uint32_t space, const char *key, size_t klen, con
     return sst_op_exit(&op, r);
 }
 
-/* Living tickets of the queue before `mine`. */
-static uint64_t ahead(sst_seg *s, const sst_op *op, uint32_t queue, uint64_t mine) {
+/* The queue's name in a waiter slot: hash and space. */
+static uint32_t line_of(const sst_op *op) { return (uint32_t)(op->key.whole >> 32); }
+
+/* Living tickets of the queue before `mine`. Under the stripe lock: nobody gets a ticket here meanwhile. */
+static uint64_t ahead(const sst_op *op, uint64_t mine) {
+    sst_seg *s = op->s;
     uint32_t home = sst_waiter_home(s, &op->stripe->event), span = sst_waiter_span(s, home);
     uint64_t n = 0;
     for (uint32_t i = 0; i < span; i++) {
-        sst_waiter_slot *w = sst_waiter_at(s, (home * (SST_WAITERS_MAX / SST_SPANS) + i) % SST_WAITERS_MAX);
+        sst_waiter_slot *w = sst_waiter_near(s, home, i);
+        uint32_t owner =
+            ld32_acquire(&w->owner); /* SYNC waiter-slot: acquire; the ticket is this owner's, or younger */
         uint64_t ticket = ld64(&w->ticket);
-        if (ticket != 0 && ticket < mine && !(ticket & SST_TICKET_BARRIER) && ld32(&w->queue) == queue &&
-            ld32(&w->stripe) == op->key.stripe + 1 && sst_alive(s, ld32_acquire(&w->owner)))
+        if (ticket == 0 || ticket >= mine || (ticket & SST_TICKET_BARRIER) || (owner & SST_WIPING) ||
+            ld32(&w->queue) != line_of(op) || ld32(&w->stripe) != op->key.stripe + 1)
+            continue;
+        if (sst_alive(s, owner))
             n++;
+        else
+            sst_waiter_bury(s, w);
     }
     return n;
 }
 
-static int take_first(sst_op *op, sst_entry *q, char *buf, size_t room, size_t *len) {
+/* The last item takes the queue's entry with it, and one store unlinks the two. */
+static int take_first(sst_op *op, const sst_place *place, char *buf, size_t room, size_t *len) {
     uint32_t ref;
     sst_item *item;
-    int r = sst_queue_first(op->s, q, &ref, &item);
+    int r = sst_queue_first(op->s, place->entry, &ref, &item);
     if (r != SST_OK)
         return r;
     *len = ld32(&item->len);
     if (*len > room)
         return SST_ENOBUFS;
     sst_copy_out(buf, (const char *)(item + 1), *len);
+    int last = ld32(&item->next) == 0;
     r = sst_block_drop(op->s, op->key.stripe, ref);
+    if (r == SST_OK && last)
+        r = sst_block_drop(op->s, op->key.stripe, place->ref);
     if (r != SST_OK)
         return r;
     sst_write_begin(op->stripe);
-    r = sst_queue_unlink(op->s, q); /* the commit */
+    if (last)
+        sst_op_unlink(op, place, SST_KIND_QUEUE); /* the commit */
+    else
+        sst_queue_unlink(place->entry, item); /* the commit */
     sst_write_end(op->stripe);
-    return r;
+    return SST_OK;
 }
 
-/* Stands in the line: a queue entry to stand at, a slot, a ticket. Under the stripe lock. */
-static int stand(sst_op *op, sst_place *place, uint32_t *waiter, uint32_t rank) {
-    uint32_t ref = place->ref;
-    sst_entry *q = place->entry;
-    int r = SST_OK;
-    if (q == NULL) {
-        r = sst_op_new_entry(op, SST_KIND_QUEUE, &ref, &q);
-        if (r != SST_OK)
-            return r;
-        sst_write_begin(op->stripe);
-        sst_op_link(op, place->from, ref, SST_KIND_QUEUE);
-        sst_write_end(op->stripe);
-    }
+/* Stands in the line: a slot and a ticket. Under the stripe lock. Without a slot the popper waits beside the line, and
+ * is served when nobody in it is. */
+static void stand(sst_op *op, uint32_t *waiter, uint32_t rank) {
     sst_op_announce(op, waiter, rank);
     sst_waiter_slot *w = sst_waiter_mine(op->s, *waiter);
     if (w && ld64(&w->ticket) == 0) {
-        st32(&w->queue, ref);
-        st64(&q->num, ld64(&q->num) + 1);
-        st64(&w->ticket, ld64(&q->num));
+        uint64_t number = ld64(&op->stripe->tickets) + 1;
+        st32(&w->queue, line_of(op));
+        st64(&op->stripe->tickets, number);
+        st64(&w->ticket, number);
     }
-    return SST_OK;
 }
 
 /* One look under the lock: SST_OK with the item, SST_ENOENT with the value to park on, or an error. */
@@ -111,14 +123,15 @@ static int pop_once(sst_op *op, int block, char *buf, size_t room, size_t *len, 
         sst_waiter_slot *w = sst_waiter_mine(s, *waiter);
         uint64_t mine = w && ld64(&w->ticket) ? ld64(&w->ticket) : UINT64_MAX;
         uint64_t items = place.entry ? ld64(&place.entry->word) : 0;
-        if (items > 0 && items > ahead(s, op, place.ref, mine))
-            r = take_first(op, place.entry, buf, room, len);
-        else
-            r = block ? stand(op, &place, waiter, rank) : SST_ENOENT;
-        if (r == SST_OK && *len == SIZE_MAX)
+        if (items > 0 && items > ahead(op, mine)) {
+            r = take_first(op, &place, buf, room, len);
+            if (r == SST_OK)
+                sst_waiter_free(s, waiter); /* its ticket goes with the item, under the same lock */
+        } else {
             r = SST_ENOENT;
-        else if (r == SST_OK)
-            sst_waiter_free(s, waiter); /* its ticket goes with the item, under the same lock */
+            if (block)
+                stand(op, waiter, rank);
+        }
     }
     *value = sst_event_arm(op->stripe);
     sst_exit(s, op->key.stripe, op->wake);
@@ -138,7 +151,6 @@ int sst_queue_pop(sst_seg *s, uint32_t space, const char *key, size_t klen, int 
     }
     for (int parked = 0;; parked = 1) {
         uint32_t value = 0;
-        *len = SIZE_MAX; /* no item yet */
         r = pop_once(&op, block, buf, room, len, waiter, rank, &value);
         if (r != SST_ENOENT || !block)
             break;

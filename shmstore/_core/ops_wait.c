@@ -64,23 +64,6 @@ int sst_wait(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t 
     return r == 1 ? SST_OK : r;
 }
 
-/* A wait parks on a stripe's event; bumping it stops one that has not parked yet, too. */
-int sst_wake_self(sst_seg *s) {
-    uint32_t me = sst_me(s);
-    if (s->base == NULL || s->readonly || me == 0)
-        return SST_OK;
-    for (uint32_t i = 0; i < SST_WAITERS_MAX; i++) {
-        sst_waiter_slot *w = sst_waiter_at(s, i);
-        uint32_t stripe = ld32(&w->stripe);
-        if (ld32(&w->owner) != me || stripe == 0 || stripe > SST_STRIPES)
-            continue;
-        sst_stripe *st = sst_stripe_at(s, stripe - 1);
-        (void)sst_event_bump(st);
-        s->park->unpark(s, &st->event, 1);
-    }
-    return SST_OK;
-}
-
 /* -- barrier --------------------------------------------------------------------------------------------------------- */
 static uint64_t barrier_ticket(const sst_op *op) { return SST_TICKET_BARRIER | (op->key.whole & SST_TICKET_HASH); }
 
@@ -91,7 +74,7 @@ static void mark_passed(sst_op *op, int64_t count) {
     uint32_t home = sst_waiter_home(s, &op->stripe->event), span = sst_waiter_span(s, home);
     uint64_t ticket = barrier_ticket(op);
     for (uint32_t i = 0; i < span; i++) {
-        sst_waiter_slot *w = sst_waiter_at(s, (home * (SST_WAITERS_MAX / SST_SPANS) + i) % SST_WAITERS_MAX);
+        sst_waiter_slot *w = sst_waiter_near(s, home, i);
         if (ld64(&w->ticket) == ticket && (int64_t)ld32(&w->queue) <= count)
             (void)cas64_acq_rel(&w->ticket, ticket, ticket | SST_TICKET_PASSED); /* SYNC barrier-pass: release; pairs
                                                                                     with the acquire in passed() */

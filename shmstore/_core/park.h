@@ -8,6 +8,9 @@
 
 #include "view.h"
 
+/* In the place of a park that cannot be had: sleeps a millisecond, at most to the deadline. SST_EAGAIN, SST_EINTR. */
+int sst_park_nap(uint64_t deadline_ns);
+
 const sst_park_engine *sst_park_futex(void);
 const sst_park_engine *sst_park_sem(void); /* NULL where it is not built in */
 const sst_park_engine *sst_park_engine_of(uint32_t engine); /* NULL: unknown or not built in */

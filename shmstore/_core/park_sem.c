@@ -4,12 +4,19 @@
  * wakes somebody once for nothing, and a lost one costs a bounded slice.
  *
  *   waiter                                   setter
- *   slot.word = word                         change the word
- *   fence  (SYNC sem-dekker)                 fence (SYNC sem-dekker)
- *   *word != value? then do not park         read spans and slot.word of the word's home
- *   sem_clockwait                            sem_post where slot.word == word
+ *   empty the semaphore                      change the word
+ *   slot.word = word                         fence (SYNC sem-dekker)
+ *   fence  (SYNC sem-dekker)                 read spans and slot.word of the word's home
+ *   *word != value? then do not park         sem_post where slot.word == word and no post lies there yet
+ *   sem_clockwait
  *
- * Either the waiter sees the changed word or the setter sees the slot. */
+ * Either the waiter sees the changed word or the setter sees the slot. So a post that is thrown away before slot.word is
+ * stored is never missed: its setter either saw this slot.word, and then it posts after the semaphore was emptied, or
+ * the waiter's look at the word, behind the fence, sees what that setter changed.
+ *
+ * A setter passes over a slot where a post lies. Its owner is about to wake and look, and before it parks again it goes
+ * through the protocol above; or it is stopped or dead, and one post more would be one wake lost. So to wake one wakes
+ * somebody who can run at the second try at the latest, and the slot of the dead, found that way, is freed. */
 #include "clock.h"
 #include "park.h"
 #include "waiter.h"
@@ -17,25 +24,30 @@
 #include <errno.h>
 #include <time.h>
 
+#define STALE_POSTS 16 /* two setters may post a slot at once; more than a few come from no setter of ours */
+
+/* The slot is the caller's and nobody waits in it: one that does not run empty is made anew. */
+static void empty(sem_t *sem) {
+    for (int i = 0; i < STALE_POSTS; i++)
+        if (sem_trywait(sem) != 0)
+            return;
+    (void)sem_init(sem, 1, 0);
+}
+
 static int park(sst_seg *s, uint32_t *word, uint32_t value, uint64_t deadline_ns, uint32_t waiter) {
     uint32_t own = waiter;
-    if (own == 0 && sst_waiter_claim(s, word, &own) != SST_OK) {
-        /* Every slot is taken: 1 ms of sleep in place of a wake, bounded by the caller's slice. */
-        struct timespec t = sst_timespec(sst_earlier(deadline_ns, sst_after(sst_now_ns(), 1000000)));
-        if (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
-            return SST_EINTR;
-        return sst_now_ns() >= deadline_ns ? SST_ETIMEDOUT : SST_OK;
-    }
+    if (own == 0 && sst_waiter_claim(s, word, &own) != SST_OK)
+        return sst_park_nap(deadline_ns); /* every slot belongs to the living */
     sst_waiter_slot *w = sst_waiter_at(s, own - 1);
-    while (sem_trywait(&w->sem) == 0) /* stale posts */
-        ;
+    empty(&w->sem);
     int r = SST_OK;
-    st32(&w->word, sst_offset4(s, word));
+    st32_release(&w->word,
+                 sst_offset4(s, word)); /* SYNC sem-word: release; who sees the word sees the semaphore empty */
     fence_seq_cst(); /* SYNC sem-dekker: seq_cst; orders the store of slot.word before the load of *word */
     if (ld32_acquire(word) == value) {
         struct timespec t = sst_timespec(deadline_ns);
         if (sem_clockwait(&w->sem, CLOCK_MONOTONIC, &t) != 0)
-            r = errno == ETIMEDOUT ? SST_ETIMEDOUT : errno == EINTR ? SST_EINTR : SST_OK;
+            r = errno == ETIMEDOUT ? SST_ETIMEDOUT : errno == EINTR ? SST_EINTR : sst_park_nap(deadline_ns);
     }
     st32(&w->word, 0);
     if (waiter == 0)
@@ -46,15 +58,19 @@ static int park(sst_seg *s, uint32_t *word, uint32_t value, uint64_t deadline_ns
 static void unpark(sst_seg *s, uint32_t *word, int all) {
     uint32_t at = sst_offset4(s, word);
     fence_seq_cst(); /* SYNC sem-dekker: seq_cst; orders the change of *word before the loads of slot.word */
-    uint32_t home = sst_waiter_home(s, word);
-    uint32_t span = sst_waiter_span(s, home);
+    uint32_t home = sst_waiter_home(s, word), span = sst_waiter_span(s, home);
     for (uint32_t i = 0; i < span; i++) {
-        sst_waiter_slot *w = sst_waiter_at(s, (home * (SST_WAITERS_MAX / SST_SPANS) + i) % SST_WAITERS_MAX);
-        if (ld32_acquire(&w->word) == at) {
-            (void)sem_post(&w->sem);
-            if (!all)
-                return;
+        sst_waiter_slot *w = sst_waiter_near(s, home, i);
+        int posts = 0;
+        if (ld32_acquire(&w->word) != at) /* SYNC sem-word: acquire; pairs with the release in park */
+            continue;
+        if (sem_getvalue(&w->sem, &posts) == 0 && posts > 0) {
+            sst_waiter_bury(s, w);
+            continue;
         }
+        (void)sem_post(&w->sem);
+        if (!all)
+            return;
     }
 }
 

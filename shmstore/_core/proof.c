@@ -6,25 +6,25 @@
 
 #define PATIENCE_NS UINT64_C(10000000000) /* a live holder that stands still this long ends the attempt: SST_EBUSY */
 
-/* Ascending stripes, then the heap: nobody waits for a lower stripe while holding a higher one. */
+/* Ascending stripes, then the heap: nobody waits for a lower stripe while holding a higher one. What is closed
+ * (SST_ECORRUPT) is nobody's and stands still: it is walked like what is locked, and what closed it gets its name. */
 static int walk_locked(sst_seg *s, char *report, size_t room) {
     uint64_t deadline = sst_after(sst_now_ns(), PATIENCE_NS);
-    uint32_t locked = 0;
+    uint8_t held[SST_STRIPES] = {0};
     int r = SST_OK;
-    while (locked < SST_STRIPES && (r == SST_OK || r == SST_EINTR))
-        if ((r = sst_enter(s, locked, deadline, 0)) == SST_OK)
-            locked++;
-    if (r == SST_OK) {
-        do
-            r = sst_heap_enter(s, deadline, 0);
-        while (r == SST_EINTR);
-        if (r == SST_OK) {
-            r = sst_walk(s, report, room);
-            sst_heap_exit(s);
-        }
+    for (uint32_t i = 0; i < SST_STRIPES && (r == SST_OK || r == SST_ECORRUPT); i++) {
+        r = sst_enter(s, i, deadline, 0);
+        held[i] = r == SST_OK;
     }
-    for (uint32_t i = 0; i < locked; i++)
-        sst_exit(s, i, 0);
+    if (r == SST_OK || r == SST_ECORRUPT) {
+        int heap = sst_heap_enter(s, deadline, 0);
+        r = heap == SST_OK || heap == SST_ECORRUPT ? sst_walk(s, report, room) : heap;
+        if (heap == SST_OK)
+            sst_heap_exit(s);
+    }
+    for (uint32_t i = 0; i < SST_STRIPES; i++)
+        if (held[i])
+            sst_exit(s, i, 0);
     return r;
 }
 

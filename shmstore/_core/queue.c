@@ -1,6 +1,6 @@
 /* queue.c -- see queue.h. */
 #include "queue.h"
-#include "table.h"
+#include "heap.h"
 
 int sst_queue_link(sst_seg *s, sst_entry *q, uint32_t item) {
     uint32_t last = ld32(&q->value[1]);
@@ -27,24 +27,14 @@ int sst_queue_first(sst_seg *s, const sst_entry *q, uint32_t *ref, sst_item **it
     return SST_OK;
 }
 
-int sst_queue_unlink(sst_seg *s, sst_entry *q) {
-    uint32_t ref;
-    sst_item *item;
-    int r = sst_queue_first(s, q, &ref, &item);
-    if (r != SST_OK)
-        return r;
-    uint32_t next = ld32(&item->next);
-    st32(&q->value[0], next);
-    if (next == 0)
-        st32(&q->value[1], 0);
+void sst_queue_unlink(sst_entry *q, const sst_item *first) {
+    st32(&q->value[0], ld32(&first->next));
     st64(&q->word, ld64(&q->word) - 1);
-    return SST_OK;
 }
 
 int sst_queue_walk(sst_seg *s, const sst_entry *q, int (*visit)(sst_seg *s, uint32_t ref, void *arg), void *arg,
                    uint32_t *count, uint32_t *last) {
-    /* No list is longer than the heap has smallest blocks. */
-    uint64_t steps = s->capacity / 32;
+    uint64_t steps = sst_heap_most(s); /* of this list alone: who walks many lists counts in visit */
     *count = 0;
     *last = 0;
     for (uint32_t ref = ld32(&q->value[0]); ref != 0;) {

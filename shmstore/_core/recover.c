@@ -7,7 +7,12 @@
  *   counts                            counted anew
  *   a queue's last item, its length   walked anew
  *   event not bumped, nobody woken    bumped and woken by guard.c: waiters look once for nothing
- * There is no undo record in a stripe, because each verb's commit is one store. */
+ * There is no undo record in a stripe, because each verb's commit is one store.
+ *
+ * What a kill cannot leave, and a repair may meet all the same: a link out of the heap, a list without an end. It stops
+ * there, with the sequence odd, and guard.c closes the stripe: behind that link there may be more that is reached, so
+ * nothing in hand may be given back any more. Killed before the stripe is closed, the next repair stops at the same
+ * place. */
 #include "recover.h"
 #include "heap.h"
 #include "queue.h"
@@ -15,10 +20,15 @@
 
 int sst_recover_heap(sst_seg *s) { return sst_heap_repair(s); }
 
+typedef struct {
+    uint32_t keys[2], entries;
+    uint64_t left; /* blocks that may still be reached: one budget for the stripe, each is reached once */
+} tally;
+
 static int reached(sst_seg *s, uint32_t ref, void *arg) {
-    (void)arg;
+    tally *t = arg;
     sst_block *b = sst_block_of(s, ref);
-    if (b == NULL)
+    if (b == NULL || t->left-- == 0)
         return SST_ECORRUPT;
     uint32_t tag = ld32(&b->tag);
     if (SST_TAG_STATE(tag) == SST_BLOCK_INFLIGHT)
@@ -26,17 +36,13 @@ static int reached(sst_seg *s, uint32_t ref, void *arg) {
     return SST_OK;
 }
 
-typedef struct {
-    uint32_t keys[2], entries;
-} tally;
-
 static int repair_entry(sst_seg *s, uint32_t ref, sst_entry *e, tally *t) {
     uint32_t meta = ld32(&e->meta), count, last;
-    int r = reached(s, ref, NULL);
+    int r = reached(s, ref, t);
     t->entries++;
     if (SST_META_KIND(meta) == SST_KIND_QUEUE) {
         if (r == SST_OK)
-            r = sst_queue_walk(s, e, reached, NULL, &count, &last);
+            r = sst_queue_walk(s, e, reached, t, &count, &last);
         if (r != SST_OK)
             return r;
         if (ld32(&e->value[1]) != last)
@@ -48,16 +54,15 @@ static int repair_entry(sst_seg *s, uint32_t ref, sst_entry *e, tally *t) {
     t->keys[SST_META_SPACE(meta) & 1]++;
     for (int i = 0; i < 2 && r == SST_OK; i++)
         if (ld32(&e->value[i]) != 0)
-            r = reached(s, ld32(&e->value[i]), NULL);
+            r = reached(s, ld32(&e->value[i]), t);
     return r;
 }
 
 static int repair_chains(sst_seg *s, uint32_t stripe, tally *t) {
-    uint64_t steps = s->capacity / 32;
     for (uint32_t b = 0; b < s->buckets; b++)
         for (uint32_t ref = ld32(sst_bucket_at(s, stripe, b)); ref != 0;) {
             sst_entry *e = sst_payload(s, ref, sizeof(sst_entry));
-            if (e == NULL || steps-- == 0)
+            if (e == NULL)
                 return SST_ECORRUPT;
             int r = repair_entry(s, ref, e, t);
             if (r != SST_OK)
@@ -69,7 +74,7 @@ static int repair_chains(sst_seg *s, uint32_t stripe, tally *t) {
 
 int sst_sift(sst_seg *s, uint32_t stripe) {
     uint32_t *from = &sst_stripe_at(s, stripe)->inflight;
-    uint64_t steps = s->capacity / 32; /* no list is longer than the heap has smallest blocks */
+    uint64_t steps = sst_heap_most(s);
     for (uint32_t ref = ld32(from); ref != 0; ref = ld32(from)) {
         sst_block *b = sst_block_of(s, ref);
         if (b == NULL || steps-- == 0)
@@ -84,9 +89,10 @@ int sst_sift(sst_seg *s, uint32_t stripe) {
 
 int sst_settle(sst_seg *s, uint32_t stripe) {
     sst_stripe *st = sst_stripe_at(s, stripe);
+    uint64_t steps = sst_heap_most(s);
     for (uint32_t ref = ld32(&st->inflight); ref != 0; ref = ld32(&st->inflight)) {
         sst_block *b = sst_block_of(s, ref);
-        if (b == NULL)
+        if (b == NULL || steps-- == 0)
             return SST_ECORRUPT;
         if (SST_TAG_STATE(ld32(&b->tag)) == SST_BLOCK_USED) {
             st32(&st->inflight, ld32(&b->link));
@@ -101,7 +107,7 @@ int sst_settle(sst_seg *s, uint32_t stripe) {
 
 int sst_recover_stripe(sst_seg *s, uint32_t stripe) {
     sst_stripe *st = sst_stripe_at(s, stripe);
-    tally t = {{0, 0}, 0};
+    tally t = {.left = sst_heap_most(s)};
     uint32_t seq = ld32(&st->seq);
     if (!(seq & 1)) {
         st32(&st->seq, seq + 1);
@@ -114,6 +120,7 @@ int sst_recover_stripe(sst_seg *s, uint32_t stripe) {
         st32(&st->entries, t.entries);
         r = sst_settle(s, stripe);
     }
-    st32_release(&st->seq, (seq | 1) + 1); /* SYNC stripe-seq: release; even last: readers see a repaired stripe */
+    if (r == SST_OK)
+        st32_release(&st->seq, (seq | 1) + 1); /* SYNC stripe-seq: release; even last: readers see a repaired stripe */
     return r;
 }

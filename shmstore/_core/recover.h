@@ -6,7 +6,8 @@
 
 /* Repairs the heap after its lock was taken over from a dead owner. The caller holds the heap lock. */
 int sst_recover_heap(sst_seg *s);
-/* Repairs a stripe after its lock was taken over. The caller holds the stripe and the (repaired) heap. */
+/* Repairs a stripe after its lock was taken over. The caller holds the stripe and the (repaired) heap. SST_ECORRUPT:
+ * half repaired, its sequence odd; nobody may work on it. */
 int sst_recover_stripe(sst_seg *s, uint32_t stripe);
 /* Takes what is USED off the stripe's inflight list. Needs the stripe alone: no USED block may stand on a list when the
  * stripe is unlocked, or the next verb that drops it would put it there twice. */

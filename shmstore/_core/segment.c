@@ -2,8 +2,7 @@
  *
  * Two opens of the file. map_fd is mapped and never locked, lock_fd is locked and never mapped: a mapping pins its open
  * file, so a forked child that inherits the mapping would keep its killed parent's lock alive. In a forked child
- * lock_fd is closed (the parent's life must not hang on the child) and the slot forgotten; its first call that needs a
- * slot opens a lock_fd of its own through /proc/self/fd, never by name.
+ * lock_fd is closed (the parent's life must not hang on the child), and the child has one and a slot of its own: peers.c.
  *
  * Creation: sizes and tables first, then layout_id, then magic; until magic is there the file is nobody's segment, and
  * the lock file says that nobody is making it any more. */
@@ -13,6 +12,8 @@
 #include "liveness.h"
 #include "park.h"
 #include "peers.h"
+#include "views.h"
+#include "waiter.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,54 +22,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* -- all views of this process, for fork ------------------------------------------------------------------------- */
-static pthread_mutex_t views_lock = PTHREAD_MUTEX_INITIALIZER;
-static sst_seg *views;
-static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
-
-static void before_fork(void) {
-    (void)pthread_mutex_lock(&views_lock);
-    for (sst_seg *s = views; s; s = s->next)
-        (void)pthread_mutex_lock(&s->join);
-}
-
-static void after_fork_parent(void) {
-    for (sst_seg *s = views; s; s = s->next)
-        (void)pthread_mutex_unlock(&s->join);
-    (void)pthread_mutex_unlock(&views_lock);
-}
-
-static void after_fork_child(void) {
-    for (sst_seg *s = views; s; s = s->next) {
-        if (s->lock_fd >= 0)
-            (void)close(s->lock_fd);
-        s->lock_fd = -1;
-        own_st32(&s->me, 0);
-        own_st32(&s->users, ld32(&s->users) & SST_CLOSING); /* the parent's other threads are not here */
-        (void)pthread_mutex_init(&s->join, NULL);
-    }
-    (void)pthread_mutex_init(&views_lock, NULL);
-}
-
-static void watch_forks(void) { (void)pthread_atfork(before_fork, after_fork_parent, after_fork_child); }
-
-static void enlist(sst_seg *s) {
-    (void)pthread_once(&fork_once, watch_forks);
-    (void)pthread_mutex_lock(&views_lock);
-    s->next = views;
-    views = s;
-    (void)pthread_mutex_unlock(&views_lock);
-}
-
-static void delist(sst_seg *s) {
-    (void)pthread_mutex_lock(&views_lock);
-    for (sst_seg **p = &views; *p; p = &(*p)->next)
-        if (*p == s) {
-            *p = s->next;
-            break;
-        }
-    (void)pthread_mutex_unlock(&views_lock);
-}
+#define PAGE         UINT64_C(4096)
+#define FORMAT_TRIES 1000 /* single pages that signals may have kept from the file */
 
 /* -- the header ---------------------------------------------------------------------------------------------------- */
 static uint64_t mix(uint64_t h, uint64_t v) { return (h ^ v) * UINT64_C(0x100000001b3); }
@@ -178,6 +133,38 @@ static void view_drop(sst_seg *s) {
     free(s);
 }
 
+static uint64_t first_size(uint64_t capacity) {
+    uint64_t size = (first_block(buckets_for(capacity)) + 65536 + 4095) & ~UINT64_C(4095);
+    return size > capacity ? capacity : size;
+}
+
+static int nothing_or(uint64_t found, uint64_t wanted) { return found == 0 || found == wanted; }
+
+/* Is that what a killed creator leaves? The file has its first size, no magic, and of the words that sst_format and
+ * sst_publish store, in their order, each is there or zero. Anything else is not ours to reap. */
+static int half_made(const sst_header *h, uint64_t bytes) {
+    sst_header rest = *h;
+    rest.layout_id = rest.incarnation = rest.capacity = rest.size = rest.seed = 0;
+    rest.state = rest.engine = rest.persist = rest.world_size = rest.buckets = rest.blocks = 0;
+    static const sst_header none;
+    if (memcmp(&rest, &none, sizeof rest) != 0)
+        return 0;
+    if (h->capacity == 0) { /* it was killed before that word: any capacity's first size will do */
+        sst_header early = {.incarnation = h->incarnation};
+        uint64_t least = sst_min_capacity(), size = 0;
+        for (uint64_t c = least; size < bytes && c <= SST_CAPACITY_MAX; c *= 2)
+            size = first_size(c);
+        return memcmp(h, &early, sizeof early) == 0 && size == bytes;
+    }
+    uint32_t buckets = buckets_for(h->capacity);
+    return h->capacity >= sst_min_capacity() && h->capacity <= SST_CAPACITY_MAX && h->capacity % 4096 == 0 &&
+           bytes == first_size(h->capacity) && h->incarnation != 0 && nothing_or(h->size, bytes) &&
+           sst_park_engine_of(h->engine ? h->engine : SST_FUTEX) != NULL && h->persist <= 1 &&
+           h->world_size <= SST_RANKS_MAX && nothing_or(h->buckets, buckets) &&
+           nothing_or(h->blocks, first_block(buckets) / 16) && nothing_or(h->layout_id, sst_layout_id()) &&
+           nothing_or(h->state, SST_READY);
+}
+
 static int read_header(int fd, sst_header *h, uint64_t *bytes) {
     struct stat st;
     if (fstat(fd, &st) != 0)
@@ -188,7 +175,7 @@ static int read_header(int fd, sst_header *h, uint64_t *bytes) {
     if (n < 0)
         return sst_fail_errno(SST_ESYS);
     if (h->magic != SST_MAGIC)
-        return SST_EMAGIC;
+        return n == (ssize_t)sizeof *h && half_made(h, *bytes) ? SST_EDEAD : SST_EMAGIC;
     return n == (ssize_t)sizeof *h ? SST_OK : SST_ETRUNC;
 }
 
@@ -196,8 +183,9 @@ int sst_map(int map_fd, int lock_fd, int readonly, sst_seg **out) {
     sst_header h;
     uint64_t bytes = 0;
     int r = read_header(map_fd, &h, &bytes);
-    if (r == SST_OK)
-        r = sst_header_check(&h, bytes);
+    if (r != SST_OK)
+        return r;
+    r = sst_header_check(&h, bytes);
     if (r != SST_OK && !(readonly && r == SST_EDEAD))
         return r;
     sst_seg *s = NULL;
@@ -209,8 +197,31 @@ int sst_map(int map_fd, int lock_fd, int readonly, sst_seg **out) {
     s->seed = h.seed;
     s->park = sst_park_engine_of(h.engine);
     sst_look(s);
-    enlist(s);
+    sst_view_list(s);
     *out = s;
+    return SST_OK;
+}
+
+/* posix_fallocate, since ftruncate on a full tmpfs succeeds and the touch is a SIGBUS later. An interrupted one may have
+ * undone all of its work (tmpfs does, or did), and under a timer that is faster than the work it would never end: so
+ * the steps are halved until one fits between two signals. */
+int sst_file_grow(int fd, uint64_t *size, uint64_t least, uint64_t most) {
+    uint64_t step = most - *size;
+    while (*size < least) {
+        int err = posix_fallocate(fd, (off_t)*size, (off_t)step);
+        if (err == 0)
+            *size += step;
+        else if (err == EINTR && step >= 2 * PAGE)
+            step = step / 2 & ~(PAGE - 1);
+        else if (err == ENOSPC && step > least - *size)
+            step = least - *size;
+        else if (err == EINTR)
+            return SST_EINTR;
+        else
+            return sst_fail_with(err == ENOSPC || err == EFBIG ? SST_ENOSPC : SST_ESYS, err);
+        if (step > most - *size)
+            step = most - *size;
+    }
     return SST_OK;
 }
 
@@ -230,14 +241,16 @@ int sst_format(int map_fd, int lock_fd, uint64_t capacity, uint32_t engine, uint
     if (park == NULL)
         return SST_ENGINE;
     uint32_t buckets = buckets_for(capacity);
-    uint64_t blocks = first_block(buckets), size = (blocks + 65536 + 4095) & ~UINT64_C(4095);
+    uint64_t blocks = first_block(buckets), size = (blocks + 65536 + 4095) & ~UINT64_C(4095), had = 0;
     if (size > capacity)
         size = capacity;
-    int err = posix_fallocate(map_fd, 0, (off_t)size);
-    if (err != 0)
-        return sst_fail_with(err == ENOSPC || err == EFBIG ? SST_ENOSPC : SST_ESYS, err);
+    int r = SST_EINTR;
+    for (int i = 0; i < FORMAT_TRIES && r == SST_EINTR; i++) /* nobody could go on with a file half made */
+        r = sst_file_grow(map_fd, &had, size, size);
+    if (r != SST_OK)
+        return r == SST_EINTR ? sst_fail_with(SST_ESYS, EINTR) : r;
     sst_seg *s = NULL;
-    int r = view_new(map_fd, lock_fd, capacity, 0, &s);
+    r = view_new(map_fd, lock_fd, capacity, 0, &s);
     if (r != SST_OK)
         return r;
     s->buckets = buckets;
@@ -261,7 +274,7 @@ int sst_format(int map_fd, int lock_fd, uint64_t capacity, uint32_t engine, uint
     st32(&h->blocks, s->blocks);
     st64(&h->seed, s->seed);
     st64(&sst_heap_of(s)->brk, blocks);
-    enlist(s);
+    sst_view_list(s);
     *out = s;
     return SST_OK;
 }
@@ -274,17 +287,6 @@ void sst_publish(sst_seg *s) {
 }
 
 /* -- calls in flight, close --------------------------------------------------------------------------------------------- */
-static void unmap(sst_seg *s) {
-    delist(s);
-    (void)munmap(s->base, s->capacity);
-    s->base = NULL;
-    if (s->lock_fd >= 0)
-        (void)close(s->lock_fd);
-    if (s->map_fd >= 0)
-        (void)close(s->map_fd);
-    s->lock_fd = s->map_fd = -1;
-}
-
 /* Once CLOSING stands, nobody adds to the count any more, so it reaches zero once. */
 static int count_in(sst_seg *s, uint32_t bits) {
     for (;;) {
@@ -298,25 +300,27 @@ static int count_in(sst_seg *s, uint32_t bits) {
 
 int sst_begin(sst_seg *s) { return s ? count_in(s, 0) : SST_ECLOSED; }
 
+int sst_begin_closing(sst_seg *s, uint32_t leaver) { return count_in(s, SST_CLOSING | leaver); }
+
 void sst_end(sst_seg *s) {
-    if (own_add32(&s->users, UINT32_MAX) == (SST_CLOSING | 1))
-        unmap(s);
-}
-
-int sst_close(sst_seg *s) {
-    if (count_in(s, SST_CLOSING) != SST_OK)
-        return SST_OK;
-    (void)sst_wake_self(s);
-    sst_end(s);
-    return SST_OK;
-}
-
-void sst_free(sst_seg *s) {
-    if (s == NULL)
+    /* SYNC last-out: release and acquire; what each call did in the segment comes before the byte is free */
+    if (own_add32(&s->users, UINT32_MAX) != (SST_CLOSING | 1))
         return;
-    (void)sst_close(s);
-    (void)pthread_mutex_destroy(&s->join);
-    free(s);
+    sst_give_back(s);
+    sst_view_end(s);
+}
+
+void sst_give_back(sst_seg *s) {
+    (void)pthread_mutex_lock(&s->join); /* a fork finds the slot here or gone */
+    if (sst_me(s) != 0) {
+        sst_waiter_reap(s, SST_OWNER_SLOT(sst_me(s)), 0);
+        sst_peer_leave(s);
+    }
+    own_st32(&s->born, 0); /* closing the open file frees the byte of a slot that was never claimed */
+    if (s->lock_fd >= 0)
+        (void)close(s->lock_fd);
+    own_set_fd(&s->lock_fd, -1); /* SYNC left: release; all of the above is done */
+    (void)pthread_mutex_unlock(&s->join);
 }
 
 /* -- looking in ---------------------------------------------------------------------------------------------------------- */
@@ -342,10 +346,11 @@ static void count_peers(sst_seg *s, int fd, sst_info *out) {
 
 static void stat_view(sst_seg *s, int fd, sst_info *out) {
     const sst_header *h = sst_header_of(s);
+    uint64_t first = (uint64_t)s->blocks * 16, brk = ld64(&sst_heap_of(s)->brk);
     *out = (sst_info){.incarnation = ld64(&h->incarnation),
                       .capacity = s->capacity,
                       .size = ld64(&h->size),
-                      .used = ld64(&sst_heap_of(s)->brk) - (uint64_t)s->blocks * 16,
+                      .used = brk > first ? brk - first : 0, /* a corrupt brk is for sst_verify to name */
                       .state = ld32(&h->state),
                       .engine = ld32(&h->engine),
                       .persist = ld32(&h->persist),
@@ -355,11 +360,25 @@ static void stat_view(sst_seg *s, int fd, sst_info *out) {
     count_peers(s, fd, out);
 }
 
+/* Like sst_begin, and also lets in who has left: until sst_close the leaver's count keeps everything mapped. */
+static int begin_or_left(sst_seg *s) {
+    if (sst_begin(s) == SST_OK)
+        return SST_OK;
+    for (uint32_t old; s != NULL && ((old = ld32(&s->users)) & SST_LEAVER);)
+        if (own_cas32(&s->users, old, old + 1)) {
+            if (own_fd(&s->lock_fd) < 0) /* SYNC left: acquire; pairs with sst_give_back */
+                return SST_OK;
+            sst_end(s); /* it is leaving and has not left */
+            break;
+        }
+    return SST_ECLOSED;
+}
+
 int sst_stat(sst_seg *s, sst_info *out) {
-    int r = sst_begin(s);
+    int r = begin_or_left(s);
     if (r != SST_OK)
         return r;
-    stat_view(s, s->lock_fd >= 0 ? s->lock_fd : s->map_fd, out);
+    stat_view(s, sst_life_fd(s), out);
     sst_end(s);
     return SST_OK;
 }
@@ -385,10 +404,8 @@ int sst_peek(int fd, sst_info *out) {
 }
 
 int sst_mark_dead(sst_seg *s) {
-    int r = sst_begin(s);
-    if (r != SST_OK)
-        return r;
-    st32_release(&sst_header_of(s)->state, SST_DEAD);
-    sst_end(s);
+    if ((ld32(&s->users) & SST_LEAVER) == 0)
+        return SST_EINVAL;
+    st32_release(&sst_header_of(s)->state, SST_DEAD); /* mapped still: the leaver's count is the caller's */
     return SST_OK;
 }

@@ -66,8 +66,9 @@ enum {
     SST_PEER_FREE = 0, /* peer states */
     SST_PEER_CLAIMING = 1,
     SST_PEER_LIVE = 2,
-    SST_PEER_LEFT = 3,
-    SST_PEER_DEAD = 4, /* only reported: LIVE or CLAIMING in memory, but its byte is unlocked */
+    SST_PEER_FORKED = 3, /* never reported: a forked child before its first call is LIVE, a slot it left is FREE */
+    SST_PEER_LEFT = 4,
+    SST_PEER_DEAD = 5, /* only reported: LIVE or CLAIMING in memory, but its byte is unlocked */
     SST_RANK_FREE = 0, /* rank states */
     SST_RANK_LIVE = 1,
     SST_RANK_LEFT = 2,
@@ -115,7 +116,7 @@ uint64_t sst_layout_id(void);
 int sst_has_engine(uint32_t engine);    /* 1 or 0 */
 uint64_t sst_min_capacity(void);
 
-/* -- the life of a segment: the caller holds the lock file around create, attach, leave ----------------------- */
+/* -- the life of a segment: the caller holds the lock file around create and attach, and to unlink ------------- */
 /* Formats the empty file behind map_fd and becomes its first peer. lock_fd is a second open of the same file.
  * Both descriptors belong to the segment from here on, also when this fails (they are closed then). */
 int sst_create(int map_fd, int lock_fd, uint64_t capacity, uint32_t engine, uint32_t persist, uint32_t world_size,
@@ -128,11 +129,16 @@ int sst_peek(int fd, sst_info *out);
 /* Maps read-only; only sst_stat, sst_peers, sst_ranks, sst_waiters and sst_verify may follow. fd stays the caller's. */
 int sst_inspect(int fd, sst_seg **out);
 int sst_stat(sst_seg *s, sst_info *out);
-/* Marks the segment dead, so that an attacher that already opened the file looks the name up again. */
-int sst_mark_dead(sst_seg *s);
-/* Gives the peer slot back as LEFT and closes lock_fd. Waiter slots of this process are freed. */
+/* Closes the attachment to new calls, wakes those that wait, and lets all in flight end; then frees this process's
+ * waiter slots and gives its peer slot back as LEFT. What is mapped stays so until sst_close, for sst_stat. SST_OK:
+ * nobody of this process is left in the segment. SST_EINTR: a signal came, call again. SST_EBUSY: a call did not end in 10 s; the last
+ * of them gives the slot back. SST_ECLOSED: it is closed. */
 int sst_leave(sst_seg *s);
-/* Marks the attachment closed; calls in flight end with SST_ECLOSED; the last one out unmaps. Idempotent. */
+/* Between sst_leave and sst_close, else SST_EINVAL. Marks the segment dead, so that an attacher that already opened the
+ * file looks the name up again. */
+int sst_mark_dead(sst_seg *s);
+/* Marks the attachment closed; calls in flight end with SST_ECLOSED, and waits are woken to do so. The last one out
+ * gives the peer slot back, if sst_leave has not, and unmaps. Never waits; idempotent. */
 int sst_close(sst_seg *s);
 /* Frees the handle itself; no thread may be inside a call or make one after it. Closes first if needed. */
 void sst_free(sst_seg *s);
@@ -172,11 +178,11 @@ int sst_num_keys(sst_seg *s, uint32_t space, const char *prefix, size_t plen, in
                  uint32_t flags);
 /* Keys with that prefix, from stripe *cursor on, as (u32 length, bytes) records, *used bytes of them; *cursor moves to
  * the next unread stripe; returns 1 while stripes are left, 0 at the end. SST_ENOBUFS: the next stripe alone needs
- * *used bytes. Each stripe is one snapshot. */
+ * *used bytes. No error loses a key: call again with that *cursor. Each stripe is one snapshot. */
 int sst_list_keys(sst_seg *s, uint32_t space, const char *prefix, size_t plen, uint32_t *cursor, char *buf, size_t room,
                   size_t *used, uint64_t deadline_ns);
-/* Sets n pairs. keys, vals: concatenated bytes; klens, vlens: n lengths each. All stripes concerned are locked first;
- * SST_EFULL or SST_ENOSPC: nothing was set. */
+/* Sets n pairs. keys, vals: concatenated bytes; klens, vlens: n lengths each. Of a key given more than once the last value
+ * counts. All stripes concerned are locked first; SST_EFULL or SST_ENOSPC: nothing was set. */
 int sst_multi_set(sst_seg *s, uint32_t space, const char *keys, const uint32_t *klens, const char *vals,
                   const uint32_t *vlens, uint32_t n, uint64_t deadline_ns);
 /* Parks until sst_check would say 1, at most to the deadline and at most slice_ns. 0: it is there. SST_EAGAIN: the

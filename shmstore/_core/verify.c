@@ -141,7 +141,7 @@ static int reach_item(sst_seg *s, uint32_t ref, void *arg) {
 static void walk_queue(walk *w, uint32_t ref, const sst_entry *e) {
     uint32_t count, last;
     int r = sst_queue_walk(w->s, e, reach_item, w, &count, &last);
-    if (r == SST_OK && (ld64(&e->word) != count || ld32(&e->value[1]) != last))
+    if (r != SST_OK || count == 0 || ld64(&e->word) != count || ld32(&e->value[1]) != last)
         broke(w, SST_INV_QUEUE, ref);
 }
 
@@ -191,6 +191,10 @@ static void walk_stripe(walk *w, uint32_t stripe) {
             if (!reach(w, ref))
                 break; /* a loop reaches a block twice, and ends here */
             sst_entry *e = sst_payload(w->s, ref, sizeof(sst_entry));
+            if (e == NULL || sst_block_room(w->s, ref) < sizeof(sst_entry)) {
+                broke(w, SST_INV_CHAIN, ref); /* a block, and too small a one */
+                break;
+            }
             uint32_t meta = ld32(&e->meta);
             entries++;
             if (SST_META_KIND(meta) == SST_KIND_KEY)
@@ -231,7 +235,7 @@ static void walk_people(walk *w) {
     for (uint32_t i = 0; i < SST_WAITERS_MAX; i++) {
         const sst_waiter_slot *p = sst_waiter_at(w->s, i);
         uint32_t owner = ld32(&p->owner);
-        if ((owner != 0 && (SST_OWNER_SLOT(owner) >= SST_PEERS_MAX || owner & ~SST_OWNER_MASK)) ||
+        if ((owner != 0 && (SST_OWNER_SLOT(owner) >= SST_PEERS_MAX || owner & ~(SST_OWNER_MASK | SST_WIPING))) ||
             (uint64_t)ld32(&p->word) * 4 >= SST_AT_DIRECTORY)
             broke(w, SST_INV_WAITER, i);
     }

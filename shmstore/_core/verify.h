@@ -26,7 +26,7 @@ int sst_walk_locks(sst_seg *s, char *report, size_t room);
     X(ONCE, "once: no block is reached twice")                                                                         \
     X(VALUE, "value: each value has a form and fits its block")                                                        \
     X(COUNTS, "counts: a stripe's keys and entries are what it says")                                                  \
-    X(QUEUE, "queue: a queue's length and last item are what its list says")                                           \
+    X(QUEUE, "queue: a queue has an item, and its length and last one are its list's")                                 \
     X(OWNER, "owner: lock words name peer slots")                                                                      \
     X(PEER, "peer: slot states are known, and claimed ones have a generation")                                         \
     X(RANK, "rank: ranks name peer slots")                                                                             \

@@ -12,7 +12,8 @@
 #include <pthread.h>
 
 typedef struct {
-    /* Parks while *word == value, at most to deadline_ns. SST_OK: woken or changed; SST_ETIMEDOUT; SST_EINTR.
+    /* Parks while *word == value, at most to deadline_ns. SST_OK: woken or changed; SST_ETIMEDOUT; SST_EINTR;
+     * SST_EAGAIN: it could not park and slept a millisecond instead, so nobody was asked to wake it.
      * waiter: a waiter slot of the caller's, or 0: the engine takes one itself where it needs one. */
     int (*park)(sst_seg *s, uint32_t *word, uint32_t value, uint64_t deadline_ns, uint32_t waiter);
     void (*unpark)(sst_seg *s, uint32_t *word, int all);
@@ -21,21 +22,37 @@ typedef struct {
 struct sst_seg {
     char *base; /* mapping of `capacity` bytes; NULL once unmapped */
     uint64_t capacity;
-    uint64_t seen;    /* bytes of the file, by fstat; atomic, only grows */
+    uint64_t seen;    /* bytes of the file at the last fstat; atomic. Less than before where somebody truncated it */
     uint32_t buckets; /* per stripe; a checked copy, as are blocks and seed */
     uint32_t blocks;
     uint64_t seed;
     const sst_park_engine *park;
-    int map_fd;  /* mapped, never locked */
-    int lock_fd; /* locked, never mapped; -1: this process has no slot (yet) */
-    uint32_t me; /* own owner word, 0: no slot. atomic */
+    int map_fd;    /* mapped, never locked */
+    int lock_fd;   /* locked, never mapped; -1: none yet. atomic; guard of its changes: join */
+    uint32_t me;   /* own owner word, 0: no slot yet. atomic; guard of its changes: join */
+    uint32_t born; /* that of the slot which the parent took for this process, until it is `me`. atomic; join */
+    uint32_t unborn; /* the same for the child of a fork under way, and the open file that locks its byte. */
+    int unborn_fd;   /* guard: join; only set between the fork handlers */
     uint32_t readonly;
-    uint32_t users;  /* calls in flight; atomic. The closing bit says that no new one may begin */
-    uint32_t left;   /* sst_leave was called: no slot is taken again */
-    pthread_mutex_t join; /* one thread takes the slot */
+    uint32_t users;       /* the calls in flight, and who may still come: below */
+    pthread_mutex_t join; /* one thread takes the slot or gives it back, and no fork meanwhile */
     sst_seg *next;        /* list of all views of the process, for fork */
 };
+
+/* sst_seg.users: a count of calls in flight with two bits beside it. guard: atomic
+ *
+ *   users                   means                                    next, by whom
+ *   n                       open, n calls inside                     n +- 1 by a call; one of the next two by a closer
+ *   CLOSING, LEAVER, n + 1  sst_leave waits for n calls to end       n - 1 by a call; without LEAVER, n by sst_close
+ *   CLOSING, n              n calls end, none begins                 n - 1 by a call
+ *   CLOSING, 0              nobody is inside and nobody comes: whoever made it 0 gives the slot back and unmaps
+ *
+ * The slot is given back by the last one out and never earlier: a call in flight may hold a lock, and with its byte
+ * free or `me` gone others would take that lock for a dead one's. The leaver's own count lets it give the slot back
+ * and still look at the header until sst_close. */
 #define SST_CLOSING UINT32_C(0x80000000)
+#define SST_LEAVER  UINT32_C(0x40000000)
+static inline int sst_closing(const sst_seg *s) { return (ld32(&s->users) & SST_CLOSING) != 0; }
 
 static inline sst_header *sst_header_of(const sst_seg *s) { return (sst_header *)(void *)s->base; }
 static inline sst_heap *sst_heap_of(const sst_seg *s) { return (sst_heap *)(void *)(s->base + SST_AT_HEAP); }
@@ -58,11 +75,16 @@ static inline uint32_t sst_offset4(const sst_seg *s, const uint32_t *word) {
     return (uint32_t)(((const char *)word - s->base) / 4);
 }
 static inline uint32_t sst_me(const sst_seg *s) { return ld32(&s->me); }
+/* The descriptor to ask about bytes: one's own, which is silent about one's own byte, or one that locks nothing. */
+static inline int sst_life_fd(const sst_seg *s) {
+    int fd = own_fd(&s->lock_fd); /* opened before a call began, closed after all of them */
+    return fd >= 0 ? fd : s->map_fd;
+}
 
 /* Bytes this process may touch: what the header publishes, but never more than the file was seen to have. */
 static inline uint64_t sst_limit(const sst_seg *s) {
     uint64_t size = ld64_acquire(&sst_header_of(s)->size); /* SYNC publish-size: acquire; pairs with heap growth */
-    uint64_t seen = ld64(&s->seen);                        /* relaxed: private, and any older value is safe */
+    uint64_t seen = ld64(&s->seen); /* relaxed: private, and any older value is safe */
     return size < seen ? size : seen;
 }
 /* Looks at the file again when the header publishes more than was seen. */

@@ -1,5 +1,7 @@
-/* waiter.c -- see waiter.h. The owner word is taken by CAS and nothing else guards a slot, so a death at any store
- * leaves either a free slot or one whose owner is dead, which the next claimer in need takes over. */
+/* waiter.c -- see waiter.h; the slot's states stand in layout.h. The owner word is taken by CAS and nothing else guards a
+ * slot, so a death at any store leaves either a free slot or one whose owner is dead. Freed it is by whoever meets it: a
+ * popper that counts the line, a setter that posted it before, the next owner of the dead's peer slot, and a claimer
+ * where no slot is free. */
 #include "waiter.h"
 #include "clock.h"
 #include "liveness.h"
@@ -21,20 +23,30 @@ static void wipe(sst_waiter_slot *w) {
     st32(&w->stripe, 0);
 }
 
+/* Takes the slot from exactly `owner`, 0 or one judged dead, and wipes it. 0: somebody else was first. */
+static int take(sst_seg *s, sst_waiter_slot *w, uint32_t owner) {
+    if (!cas32_acquire(&w->owner, owner, sst_me(s) | SST_WIPING)) /* SYNC waiter-slot: acquire; pairs with give */
+        return 0;
+    wipe(w);
+    return 1;
+}
+
+static void give(sst_waiter_slot *w, uint32_t owner) {
+    st32_release(&w->owner,
+                 owner); /* SYNC waiter-slot: release; who sees this owner sees none of the last one's words */
+}
+
 int sst_waiter_claim(sst_seg *s, const uint32_t *word, uint32_t *waiter) {
-    uint32_t home = sst_waiter_home(s, word), me = sst_me(s);
+    uint32_t home = sst_waiter_home(s, word);
     for (int steal = 0; steal < 2; steal++)
         for (uint32_t i = 0; i < SST_WAITERS_MAX; i++) {
-            uint32_t at = (home * (SST_WAITERS_MAX / SST_SPANS) + i) % SST_WAITERS_MAX;
-            sst_waiter_slot *w = sst_waiter_at(s, at);
+            sst_waiter_slot *w = sst_waiter_near(s, home, i);
             uint32_t owner = ld32(&w->owner);
-            if (owner != 0 && (!steal || sst_alive(s, owner)))
+            if ((owner != 0 && (!steal || sst_alive(s, owner))) || !take(s, w, owner))
                 continue;
-            if (!cas32_acquire(&w->owner, owner, me)) /* SYNC waiter-slot: acquire; pairs with the release below */
-                continue;
-            wipe(w);
+            give(w, sst_me(s));
             widen(s, home, i);
-            *waiter = at + 1;
+            *waiter = (home * (SST_WAITERS_MAX / SST_SPANS) + i) % SST_WAITERS_MAX + 1;
             return SST_OK;
         }
     return SST_EAGAIN;
@@ -62,38 +74,20 @@ void sst_waiter_free(sst_seg *s, uint32_t *waiter) {
     if (w == NULL)
         return;
     wipe(w);
-    st32_release(&w->owner, 0); /* SYNC waiter-slot: release; pairs with the acquire of the next claim */
+    give(w, 0);
+}
+
+void sst_waiter_bury(sst_seg *s, sst_waiter_slot *w) {
+    uint32_t owner = ld32(&w->owner);
+    if (owner != 0 && !sst_alive(s, owner) && take(s, w, owner))
+        give(w, 0);
 }
 
 void sst_waiter_reap(sst_seg *s, uint32_t slot, uint32_t keep) {
     for (uint32_t i = 0; i < SST_WAITERS_MAX; i++) {
         sst_waiter_slot *w = sst_waiter_at(s, i);
         uint32_t owner = ld32(&w->owner);
-        if (owner != 0 && owner != keep && SST_OWNER_SLOT(owner) == slot)
-            (void)cas32_seq_cst(&w->owner, owner, 0); /* the next claim wipes it */
+        if (owner != 0 && (owner & SST_OWNER_MASK) != keep && SST_OWNER_SLOT(owner) == slot && take(s, w, owner))
+            give(w, 0);
     }
-}
-
-int sst_waiters(sst_seg *s, sst_waiter *out, uint32_t room) {
-    uint32_t n = 0;
-    if (s->base == NULL)
-        return SST_ECLOSED;
-    for (uint32_t i = 0; i < SST_WAITERS_MAX && n < room; i++) {
-        sst_waiter_slot *w = sst_waiter_at(s, i);
-        uint32_t owner = ld32_acquire(&w->owner);
-        uint64_t since = ld64_acquire(&w->since_ns); /* SYNC waiter-note: acquire; pairs with the note's release */
-        if (owner == 0 || since == 0 || !sst_alive(s, owner))
-            continue;
-        sst_waiter r = {0};
-        r.slot = SST_OWNER_SLOT(owner);
-        r.gen = SST_OWNER_GEN(owner);
-        r.since_ns = since;
-        r.rank = ld32(&w->rank);
-        r.note_len = ld32(&w->note_len);
-        sst_copy_out(r.note, (const char *)w->note, sizeof r.note);
-        fence_acquire();
-        if (ld32(&w->owner) == owner && ld64(&w->since_ns) == since)
-            out[n++] = r;
-    }
-    return (int)n;
 }

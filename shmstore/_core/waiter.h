@@ -14,6 +14,8 @@ sst_waiter_slot *sst_waiter_mine(sst_seg *s, uint32_t waiter);
 void sst_waiter_free(sst_seg *s, uint32_t *waiter);
 /* Frees the slots of (slot, any generation but `keep`). */
 void sst_waiter_reap(sst_seg *s, uint32_t slot, uint32_t keep);
+/* Frees the slot if its owner is dead. */
+void sst_waiter_bury(sst_seg *s, sst_waiter_slot *w);
 
 /* A word's home group of slots, 0..SST_SPANS-1. */
 static inline uint32_t sst_waiter_home(const sst_seg *s, const uint32_t *word) {
@@ -23,6 +25,10 @@ static inline uint32_t sst_waiter_home(const sst_seg *s, const uint32_t *word) {
 static inline uint32_t sst_waiter_span(const sst_seg *s, uint32_t home) {
     uint32_t n = ld32_acquire(&sst_heap_of(s)->spans[home]);
     return n < SST_WAITERS_MAX ? n : SST_WAITERS_MAX;
+}
+/* The i-th slot from the home on. */
+static inline sst_waiter_slot *sst_waiter_near(const sst_seg *s, uint32_t home, uint32_t i) {
+    return sst_waiter_at(s, (home * (SST_WAITERS_MAX / SST_SPANS) + i) % SST_WAITERS_MAX);
 }
 
 #endif

@@ -3,6 +3,19 @@
 #include "guard.h"
 #include "heap.h"
 
+/* The kernel under a timer: what is longer than `longest` does not end before a signal, and all of it is undone. It
+ * stands before libc's in the link. */
+static uint64_t longest = UINT64_MAX;
+static int interrupted;
+
+int posix_fallocate(int fd, off_t at, off_t len) {
+    if ((uint64_t)len > longest) {
+        interrupted++;
+        return EINTR;
+    }
+    return fallocate(fd, 0, at, len) == 0 ? 0 : errno;
+}
+
 static void classes(void) {
     uint64_t sizes = 0;
     for (uint64_t n = 1; n <= 9 * MIB; n++, sizes++) {
@@ -121,6 +134,42 @@ static void growth(void) {
     (void)printf("growth: %d steps to %llu bytes\n", steps, (unsigned long long)last);
 }
 
+/* A growth that signals cut short goes on in smaller steps; where not a page comes through, the verb did nothing. */
+static void signals(void) {
+    static char val[300000];
+    twin t;
+    sst_info before, after;
+    int keys = 0;
+    longest = 64 << 10; /* the first bytes of a segment are more: it is made all the same */
+    twin_open(&t, 64 * MIB, SST_FUTEX);
+    CHECK(interrupted > 0);
+    CHECK_IS(sst_stat(t.b, &before), SST_OK);
+    for (longest = 4096; longest <= 1 << 20; longest *= 16) {
+        interrupted = 0;
+        CHECK_IS(sst_set(t.a, SST_USER, (const char *)&longest, sizeof longest, val, sizeof val, soon(), 0), SST_OK);
+        CHECK_IS(sst_stat(t.b, &after), SST_OK);
+        CHECK(interrupted > 0 && after.size > before.size && after.size % 4096 == 0);
+        before = after;
+        keys++;
+    }
+    longest = 4095;
+    int i = 0, r = SST_OK;
+    while (r == SST_OK) { /* until the last growth's surplus is used up */
+        i++;
+        r = sst_set(t.a, SST_USER, (const char *)&i, sizeof i, val, sizeof val, soon(), 0);
+    }
+    for (int again = 0; again < 3; again++) {
+        CHECK_IS(r, SST_EINTR);
+        CHECK_IS(num_keys(t.b, ""), keys + i - 1);
+        clean(t.b);
+        r = sst_set(t.a, SST_USER, (const char *)&i, sizeof i, val, sizeof val, soon(), 0);
+    }
+    longest = UINT64_MAX;
+    CHECK_IS(sst_set(t.a, SST_USER, (const char *)&i, sizeof i, val, sizeof val, soon(), 0), SST_OK);
+    twin_shut(&t);
+    (void)printf("signals: growth in steps down to a page\n");
+}
+
 /* No file space is allocated under SST_TRY. */
 static void try_never_grows(void) {
     static char val[60000];
@@ -151,6 +200,7 @@ int main(void) {
     take_and_give();
     full();
     growth();
+    signals();
     try_never_grows();
     return 0;
 }

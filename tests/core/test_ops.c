@@ -1,5 +1,6 @@
 /* test_ops.c -- each verb on keys, its rules and its limits. */
 #include "check.h"
+#include "guard.h"
 
 static void set_get_delete(twin *t) {
     char buf[4];
@@ -154,6 +155,20 @@ static void multi_sets(twin *t) {
     CHECK(holds(t->b, "m3", "bcd"));
     CHECK_IS(num_keys(t->b, ""), 3);
     CHECK_IS(sst_multi_set(t->a, SST_USER, "", klens, "", vlens, 0, soon()), SST_OK);
+    static const uint32_t thrice_klens[] = {2, 2, 2, 2},
+                          thrice_vlens[] = {40, 41, 3, 42}; /* blocks of their own each */
+    static char vals[40 + 41 + 3 + 42];
+    memset(vals, 'x', sizeof vals);
+    for (int known = 0; known < 2; known++) {
+        memset(vals + 40 + 41 + 3, 'y' + known, 42);
+        CHECK_IS(sst_multi_set(t->a, SST_USER, "m4m4m5m4", thrice_klens, vals, thrice_vlens, 4, soon()), SST_OK);
+        char want[43] = {0};
+        memset(want, 'y' + known, 42);
+        CHECK(holds(t->b, "m4", want));
+        CHECK(holds(t->b, "m5", "xxx"));
+        clean(t->b); /* no block stands on the list in hand twice, or for ever */
+    }
+    CHECK_IS(drop(t->a, "m4") + drop(t->a, "m5"), 2);
     static const uint32_t bad_klens[] = {2, 0}, too_long[] = {1, SST_VALUE_MAX + 1};
     CHECK_IS(sst_multi_set(t->a, SST_USER, "n1", bad_klens, "a", vlens, 2, soon()), SST_EINVAL);
     CHECK_IS(sst_multi_set(t->a, SST_USER, "n1n2", klens, "a", too_long, 2, soon()), SST_ETOOBIG);
@@ -219,6 +234,55 @@ static void listing(twin *t) {
     (void)printf("list: %d keys in %d calls\n", seen, calls);
 }
 
+/* A live process holds a stripe in the middle of the list: what was read before it is handed out, and the next call is
+ * the one that says so. */
+static void list_past_a_holder(twin *t) {
+    static char buf[65536];
+    uint32_t cursor = 0;
+    size_t used = 0;
+    int keys = 0, busy = 0, r = 1;
+    int64_t all = num_keys(t->a, "");
+    CHECK_IS(sst_enter(t->a, SST_STRIPES / 2, soon(), 0), SST_OK);
+    while (r != 0) {
+        r = sst_list_keys(t->b, SST_USER, "", 0, &cursor, buf, sizeof buf, &used, in_ms(busy ? 60000 : 5));
+        CHECK(r == 0 || r == 1 || (r == SST_EBUSY && !busy));
+        if (r == SST_EBUSY) {
+            busy = 1;
+            sst_exit(t->a, SST_STRIPES / 2, 0);
+            continue;
+        }
+        for (size_t at = 0; at < used; keys++) {
+            uint32_t klen;
+            memcpy(&klen, buf + at, 4);
+            at += 4 + klen;
+        }
+    }
+    CHECK(busy);
+    CHECK_IS(keys, all);
+}
+
+/* A key that was large once does not keep its large blocks behind a value without bytes. */
+static void spares(void) {
+    enum { LARGE = 300000 };
+    static char val[LARGE];
+    twin t;
+    char key[8];
+    int64_t v;
+    twin_open(&t, 2 * MIB, SST_FUTEX);
+    for (int i = 0; i < 100; i++) { /* 30 MB in all */
+        (void)snprintf(key, sizeof key, "s%d", i);
+        CHECK_IS(sst_set(t.a, SST_USER, key, strlen(key), val, LARGE, soon(), 0), SST_OK);
+        CHECK_IS(put(t.b, key, i % 2 ? "" : "41"), SST_OK);
+        if (i % 2)
+            CHECK_IS(put(t.b, key, ""), SST_OK);
+        else
+            CHECK_IS(plus(t.b, key, 1, &v), SST_OK);
+    }
+    CHECK_IS(num_keys(t.a, ""), 100);
+    CHECK(holds(t.a, "s0", "42") && holds(t.a, "s99", ""));
+    twin_shut(&t);
+}
+
 static void fast_doors(twin *t) {
     static char buf[SST_TRY_COPY];
     int64_t v;
@@ -246,8 +310,10 @@ int main(void) {
         fast_doors(&t);
         clean(t.b);
         listing(&t);
+        list_past_a_holder(&t);
         twin_shut(&t);
     }
     multi_set_full();
+    spares();
     return 0;
 }

@@ -75,6 +75,43 @@ static void full(void) {
     (void)printf("full: %d items\n", n);
 }
 
+/* A queue is in the table while it holds an item: names that are used once leave nothing behind, waited on or not. */
+static void come_and_go(void) {
+    enum { N = 20000 };
+    twin t;
+    char name[32], text[32];
+    size_t len = 0;
+    twin_open(&t, sst_min_capacity(), SST_FUTEX);
+    for (int i = 0; i < N; i++) {
+        uint32_t waiter = 0;
+        (void)snprintf(name, sizeof name, "step/%d", i);
+        CHECK_IS(sst_queue_pop(t.b, SST_USER, name, strlen(name), 1, text, sizeof text, &len, &waiter, 0, 0, MS),
+                 SST_ETIMEDOUT);
+        CHECK_IS(waiter, 0);
+        CHECK_IS(push(t.a, name, "one"), SST_OK);
+        CHECK_IS(push(t.a, name, "two"), SST_OK);
+        CHECK_IS(pop(t.b, name, text, sizeof text), SST_OK);
+        CHECK_IS(here(t.b, name), 1);
+        CHECK_IS(pop(t.b, name, text, sizeof text), SST_OK);
+        CHECK_IS(here(t.b, name), 0);
+    }
+    twin_shut(&t);
+    (void)printf("come and go: %d names\n", N);
+}
+
+/* A queue of the raw space and one of the user's with the same name stand in two lines. */
+static void spaces(twin *t) {
+    char text[8];
+    size_t len = 0;
+    uint32_t raw = 0;
+    CHECK_IS(sst_queue_pop(t->a, SST_RAW, "sp", 2, 1, text, sizeof text, &len, &raw, 0, soon(), MS), SST_EAGAIN);
+    CHECK_IS(push(t->a, "sp", "mine"), SST_OK);
+    CHECK_IS(pop(t->b, "sp", text, sizeof text), SST_OK); /* nobody is before it */
+    CHECK_IS(sst_queue_push(t->a, SST_RAW, "sp", 2, "its", 3, soon(), 0), SST_OK);
+    CHECK_IS(sst_queue_pop(t->a, SST_RAW, "sp", 2, 1, text, sizeof text, &len, &raw, 0, soon(), MS), SST_OK);
+    CHECK(len == 3 && raw == 0);
+}
+
 int main(void) {
     EACH_ENGINE(engine) {
         twin t;
@@ -82,8 +119,10 @@ int main(void) {
         order(&t);
         names(&t);
         sizes(&t);
+        spaces(&t);
         twin_shut(&t);
     }
     full();
+    come_and_go();
     return 0;
 }

@@ -69,6 +69,10 @@ static void cut_and_dead(void) {
     sst_info info;
     twin_open(&t, 2 * MIB, SST_FUTEX);
     CHECK_IS(sst_stat(t.a, &info), SST_OK);
+    CHECK_IS(sst_mark_dead(t.a), SST_EINVAL); /* not before one has left */
+    CHECK_IS(sst_leave(t.a), SST_OK);
+    CHECK_IS(sst_stat(t.a, &info), SST_OK); /* who has left may still ask whether anybody is in */
+    CHECK(info.peers_live == 1 && info.peers_left == 1 && put(t.a, "k", "v") == SST_ECLOSED);
     CHECK_IS(sst_mark_dead(t.a), SST_OK);
     refuse(t.fd, SST_EDEAD);
     CHECK_IS(sst_peek(t.fd, &info), SST_OK);

@@ -75,7 +75,7 @@ static void binary(void) {
     }
     CHECK_IS(num_keys(t.b, ""), N);
     for (int i = 0; i < N; i++) {
-        char got = -1;
+        char got = 127;
         size_t len = 0;
         CHECK_IS(sst_get(t.b, SST_USER, keys[i], lens[i], &got, 1, &len, soon(), 0), SST_OK);
         CHECK_IS(len, 1);

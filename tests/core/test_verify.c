@@ -1,5 +1,7 @@
 /* test_verify.c -- each invariant, broken alone, is named by sst_verify, through a live view and an inspector. */
 #include "check.h"
+#include "guard.h"
+#include "heap.h"
 
 static void furnish(sst_seg *s) {
     int64_t v;
@@ -20,6 +22,58 @@ static void furnish(sst_seg *s) {
 static int named(const char *report, const char *name) {
     const char *at = strstr(report, name);
     return at != NULL && (at == report || at[-1] == '\n');
+}
+
+/* A live view and an inspector both name it; then the segment is thrown away. */
+static void both_name(twin *t, const char *name) {
+    static char report[8192];
+    sst_seg *looker = NULL;
+    CHECK_IS(sst_inspect(t->fd, &looker), SST_OK);
+    for (int live = 0; live < 2; live++) {
+        CHECK(sst_verify(live ? t->b : looker, report, sizeof report) >= 1);
+        CHECK(named(report, name));
+    }
+    sst_free(looker);
+    let_go(t->b);
+    let_go(t->a);
+    (void)close(t->fd);
+}
+
+/* A chain leads to a block too small for an entry, and it is the last one before the published end: nothing behind its
+ * payload may be touched. */
+static void chain_to_the_edge(void) {
+    twin t;
+    uint32_t ref = 0, *empty = NULL;
+    twin_open(&t, 2 * MIB, SST_FUTEX);
+    furnish(t.a);
+    CHECK_IS(sst_enter(t.a, 0, soon(), 0), SST_OK);
+    do /* until the free ones are used up and one is cut */
+        CHECK_IS(sst_block_new(t.a, 0, 20, soon(), 0, &ref), SST_OK);
+    while ((uint64_t)ref * 16 + sst_heap_bytes(0) != ld64(&sst_heap_of(t.a)->brk));
+    sst_block_keep(t.a, ref);
+    for (uint32_t b = 0; b < t.a->buckets && empty == NULL; b++)
+        if (ld32(sst_bucket_at(t.a, 0, b)) == 0)
+            empty = sst_bucket_at(t.a, 0, b);
+    CHECK(empty != NULL);
+    st32(empty, ref);
+    st64(&sst_header_of(t.a)->size, ld64(&sst_heap_of(t.a)->brk));
+    sst_exit(t.a, 0, 0);
+    both_name(&t, "chain");
+}
+
+/* A queue whose list leads out of the heap, and one without an item. */
+static void queue_without_items(uint32_t first) {
+    twin t;
+    sst_key k;
+    sst_place place;
+    twin_open(&t, 2 * MIB, SST_FUTEX);
+    furnish(t.a);
+    CHECK_IS(sst_key_make(t.a, SST_USER, "queue", 5, &k), SST_OK);
+    CHECK_IS(sst_table_find(t.a, &k, SST_KIND_QUEUE, &place), SST_OK);
+    st32(&place.entry->value[0], first);
+    st32(&place.entry->value[1], first);
+    st64(&place.entry->word, 0);
+    both_name(&t, "queue");
 }
 
 int main(void) {
@@ -53,5 +107,8 @@ int main(void) {
         (void)close(t.fd);
     }
     (void)printf("verify: %d of %d invariants broken and named\n", both, sst_invariants());
+    chain_to_the_edge();
+    queue_without_items(0);
+    queue_without_items(UINT32_MAX);
     return 0;
 }

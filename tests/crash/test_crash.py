@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,32 @@ def test_a_killed_holder_is_taken_over(store: ShmStore, name: str, team: Team, w
     child.say(None)
     assert child.result() == 2
     assert inside.verify(store) == []
+
+
+def test_list_keys_misses_nothing_behind_a_holder(store: ShmStore, name: str, team: Team) -> None:
+    """Half of the keys are read when a live holder stands in the way, again and again until it is killed."""
+    keys = {f"k{i}" for i in range(2000)}
+    for key in keys:
+        store.set(key, b"v")
+    holder = team.start(workers.hold_and_die, name, "stripe")
+    assert holder.hear() == "holding"
+    killer = threading.Timer(0.3, holder.kill)
+    killer.start()
+    try:
+        assert set(store.list_keys()) == keys | {"n"}
+    finally:
+        killer.join()
+    assert inside.verify(store) == []
+
+
+def test_queues_of_one_name_a_step_fill_nothing(name: str) -> None:
+    with ShmStore(name, capacity=2 << 20, timeout=20) as store:
+        for step in range(10_000):
+            queue = f"a rather long name of a queue that is used at one step only/{step}"
+            store.queue_push(queue, b"item")
+            assert store.queue_pop(queue) == b"item"
+            assert store.queue_len(queue) == 0
+        assert inside.verify(store) == []
 
 
 @pytest.mark.parametrize("what", HELD)

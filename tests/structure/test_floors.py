@@ -16,12 +16,12 @@ FLOORS = {
     1: {"layout", "view"},
     2: {"park", "park_futex", "park_sem", "park_sem_none", "liveness", "waiter"},
     3: {"lock"},
-    4: {"segment", "peers"},
+    4: {"segment", "views", "peers"},
     5: {"heap"},
     6: {"table", "event", "queue"},
     7: {"verify", "recover"},
     8: {"guard"},
-    9: {"ops", "ops_many", "ops_queue", "ops_wait", "attach", "proof", "barrier", "server", "breaks"},
+    9: {"ops", "ops_many", "ops_queue", "ops_wait", "attach", "ranks", "proof", "barrier", "server", "breaks"},
 }
 FLOOR_OF = {stem: floor for floor, stems in FLOORS.items() for stem in stems}
 
