@@ -3,8 +3,9 @@
 The door that releases the GIL is used in slices of 50 ms: after each the interpreter runs its signal handlers, a closed
 handle is noticed, and the call goes on with the same deadline.
 
-A closed handle's `_seg` is NULL, which the core answers with SST_ECLOSED: so the fast doors take it unchecked, and each
-slice of a wait in another thread meets it at its next look, `_open`, which raises.
+A handle has two ways into the core: `_door`, for the calls that keep the GIL (`_core/doors.c`), and `_seg`, for all
+others. Closing sets the first to None, which every door declines, and the second to NULL, which each slice of a wait in
+another thread meets at its next look, `_open`, which raises.
 
 Result buffers come from a pool, popped and pushed back: a buffer that belonged to a handle or a thread would be written
 by a signal handler that runs in the middle of a call and calls again.
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from shmstore import errors, segment
 from shmstore._deadline import FOREVER, Timeout, as_timedelta, deadline_after, seconds, span_ns
 from shmstore._keys import key_text, shown
-from shmstore._native import ffi, lib
+from shmstore._native import door, ffi, lib
 from shmstore.store import Store
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 SLICE_NS: Final = 50_000_000
 ROOM: Final = lib.SST_TRY_COPY
-"""Bytes of a pooled result buffer: what the fast door copies at most."""
+"""Bytes of a pooled result buffer: what most answers fit."""
 
 USER: Final = lib.SST_USER
 CLOSED: Final = ffi.NULL
@@ -140,6 +141,7 @@ class Handle(Store):
         self._hold = hold
         self._attachment = hold.attachment
         self._seg = hold.attachment.seg
+        self._door = door(int(ffi.cast("uintptr_t", self._seg)))
 
     # -- the handle ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +163,7 @@ class Handle(Store):
 
     def _close(self, deadline: int) -> None:
         """The deadline is for the lock file; 0 is 10 s from now. A handle that is collected lets go of its hold."""
-        self._seg = CLOSED
+        self._door, self._seg = None, CLOSED
         segment.release(self._hold, deadline)
 
     def _open(self) -> CData:
@@ -290,11 +292,7 @@ class Handle(Store):
 
     def _there(self, raw: bytes, wait: Wait | None = None, flags: int = 0) -> bool:
         """True when the key is there, or, without SST_KEY_ONLY, a queue of that name with items."""
-        code = lib.SST_EAGAIN if flags else lib.sst_fast_check(self._seg, raw, len(raw))
-        if code < 0:
-            code = self._must(
-                "check", raw, lambda seg, until: lib.sst_check(seg, USER, raw, len(raw), until, flags), wait
-            )
+        code = self._must("check", raw, lambda seg, until: lib.sst_check(seg, USER, raw, len(raw), until, flags), wait)
         return code == 1
 
     def _missing(self, raws: list[bytes], wait: Wait, flags: int = 0) -> list[bytes]:

@@ -1,24 +1,22 @@
 """The verbs over an attachment: what ShmStore and HashStore have in common.
 
-Two doors lead to the core. `set`, `get`, `add`, `check` and `delete_key` try the fast one first: it keeps the GIL,
-never parks, and answers SST_EAGAIN whenever it would. Everything else, and what the fast door turned away, goes through
-the door that releases the GIL (`_doors`).
+`set`, `get`, `add`, `check` and `delete_key` try a door first (`_core/doors.c`): it keeps the GIL, never parks, and
+answers or declines with None. What it declined, for whatever reason, and all other verbs go the long way (`_doors`),
+which releases the GIL, waits, and says what is wrong.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from shmstore import errors
 from shmstore._deadline import Timeout, seconds, span_ns
-from shmstore._doors import AGAIN, ROOM, SLICE_NS, USER, Handle, Wait, give, new_out, outs, take
+from shmstore._doors import AGAIN, ROOM, SLICE_NS, USER, Handle, Wait, give, new_out, take
 from shmstore._keys import (
     Key,
     Keys,
     Value,
     Values,
-    check_sequence,
     key_bytes,
     key_text,
     keys_bytes,
@@ -26,80 +24,44 @@ from shmstore._keys import (
     shown,
     value_bytes,
 )
-from shmstore._native import ffi, lib
+from shmstore._native import door_add, door_check, door_delete, door_get, door_set, ffi, lib
 
 if TYPE_CHECKING:
     from shmstore._native import CData
 
-_fast_set = lib.sst_fast_set
-_fast_get = lib.sst_fast_get
-_fast_add = lib.sst_fast_add
-_fast_check = lib.sst_fast_check
-_fast_delete = lib.sst_fast_delete
-
 WORLD_MAX: Final = 2**32 - 1
-
-_numbers: Final[deque[CData]] = deque()
-"""Free int64_t for sums."""
 
 
 class SegmentStore(Handle):
     """A store in a segment of shared memory. `ShmStore` and `HashStore` say how long the segment lives."""
 
     def set(self, key: Key, value: Value) -> None:
-        try:
-            raw = key.encode() if type(key) is str else key_bytes(key)
-        except UnicodeEncodeError:
-            raw = key_bytes(key)
-        data = value if type(value) is bytes else value.encode() if type(value) is str else value_bytes(value)
-        code = _fast_set(self._seg, raw, len(raw), data, len(data))
-        if code:
-            raw, data = key_bytes(key), value_bytes(data)
+        if door_set(self._door, key, value) is None:
+            raw, data = key_bytes(key), value_bytes(value)
             self._must("set", raw, lambda seg, until: lib.sst_set(seg, USER, raw, len(raw), data, len(data), until, 0))
 
     def get(self, key: Key, timeout: Timeout | None = None) -> bytes:
-        try:
-            raw = key.encode() if type(key) is str else key_bytes(key)
-        except UnicodeEncodeError:
-            raw = key_bytes(key)
         if timeout is not None:
             span_ns(timeout)
-        try:
-            out = outs.pop()
-        except IndexError:
-            out = new_out(ROOM)
-        memory, view, _ = out
-        length = _fast_get(self._seg, raw, len(raw), memory)
-        if length >= 0:
-            value = view[:length]
-            outs.append(out)
+        value = door_get(self._door, key)
+        if value is not None:
             return value
-        outs.append(out)
         raw = key_bytes(key)
         with Wait(self, f"get({shown(raw)})", timeout) as wait:
             return self._get(wait, raw, [raw])
 
     def add(self, key: Key, n: int) -> int:
-        try:
-            raw = key.encode() if type(key) is str else key_bytes(key)
-        except UnicodeEncodeError:
-            raw = key_bytes(key)
-        try:
-            number = _numbers.pop()
-        except IndexError:
-            number = ffi.new("int64_t *")
-        try:
-            code = _fast_add(self._seg, raw, len(raw), n, number)
-        except OverflowError:
-            raise ValueError(f"add({shown(raw)}): n must be an int64, got {n}") from None
-        except TypeError:
-            raise TypeError(f"add({shown(raw)}): n must be an int, not {type(n).__name__}") from None
-        if code:
-            raw = key_bytes(key)
-            self._must("add", raw, lambda seg, until: lib.sst_add(seg, USER, raw, len(raw), n, number, until, 0))
-        total: int = number[0]
-        _numbers.append(number)
-        return total
+        total = door_add(self._door, key, n)
+        if total is not None:
+            return total
+        raw = key_bytes(key)
+        if not isinstance(n, int):
+            raise TypeError(f"add({shown(raw)}): n must be an int, not {type(n).__name__}")
+        if not -(2**63) <= n < 2**63:
+            raise ValueError(f"add({shown(raw)}): n must be an int64, got {n}")
+        number = ffi.new("int64_t *")
+        self._must("add", raw, lambda seg, until: lib.sst_add(seg, USER, raw, len(raw), n, number, until, 0))
+        return int(number[0])
 
     def compare_set(self, key: Key, expected: Value, desired: Value) -> bytes:
         raw, old, new = key_bytes(key), value_bytes(expected), value_bytes(desired)
@@ -121,26 +83,22 @@ class SegmentStore(Handle):
         )
 
     def delete_key(self, key: Key) -> bool:
+        gone = door_delete(self._door, key)
+        if gone is not None:
+            return gone
         raw = key_bytes(key)
-        code = _fast_delete(self._seg, raw, len(raw))
-        if code < 0:
-            code = self._must("delete_key", raw, lambda seg, until: lib.sst_delete(seg, USER, raw, len(raw), until, 0))
+        code = self._must("delete_key", raw, lambda seg, until: lib.sst_delete(seg, USER, raw, len(raw), until, 0))
         return code == 1
 
     # -- several keys -------------------------------------------------------------------------------------------------
 
     def check(self, keys: Keys) -> bool:
-        if not isinstance(keys, list | tuple):
-            check_sequence(keys, "keys")
-        seg = self._seg if keys else self._open()
-        there = True
-        for key in keys:
-            raw = key.encode() if type(key) is str and key.isascii() else key_bytes(key)
-            code = _fast_check(seg, raw, len(raw)) if there else -1
-            if code != 1:
-                raw = key_bytes(key)
-                there = there and self._there(raw)
-        return there
+        there = door_check(self._door, keys)
+        if there is not None:
+            return there
+        raws = keys_bytes(keys)
+        self._open()  # a closed handle says so also for no keys
+        return all(self._there(raw) for raw in raws)
 
     def wait(self, keys: Keys, timeout: Timeout | None = None) -> None:
         raws = keys_bytes(keys)

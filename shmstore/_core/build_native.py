@@ -1,9 +1,8 @@
 """Writes the C source of the extension module ``shmstore._native`` (run by CMakeLists.txt at build time).
 
-It knows two things. First, where the C API is declared: between the two cffi marks of ``sst.h`` and nowhere else, so
-the region is sliced out of that header and no second copy of it is kept. Second, which calls keep the GIL: cffi gives
-it up around every call, and taking it back beside a busy Python thread costs a 0.1 us call 13 to 64 us. The functions
-named ``sst_fast_*`` are bounded and never park, so they keep it; all others release it.
+It knows where the C API is declared: between the two cffi marks of ``sst.h`` and nowhere else, so the region is sliced
+out of that header and no second copy of it is kept. And it puts ``doors.c`` into the same module: the few calls that
+keep the GIL. cffi's own give it up.
 
 Usage: build_native.py SST_H OUTPUT_C
 """
@@ -20,16 +19,13 @@ MODULE = "shmstore._native"
 BEGIN = "/* cffi-begin */"
 END = "/* cffi-end */"
 
-# Each generated wrapper is a function `_cffi_f_<name>` that brackets the C call with these two macros of Python.h. The
-# comparison is of two constants, so the optimiser folds it: a fast wrapper holds no call of PyEval_SaveThread.
+# cffi's init function becomes a static one, which doors.c calls in the module's.
 PREAMBLE = """
 #include "sst.h"
-
-#define SST_KEEPS_GIL(wrapper) (__builtin_strncmp((wrapper), "_cffi_f_sst_fast_", 17) == 0)
-#undef Py_BEGIN_ALLOW_THREADS
-#undef Py_END_ALLOW_THREADS
-#define Py_BEGIN_ALLOW_THREADS { PyThreadState *_save = SST_KEEPS_GIL(__func__) ? NULL : PyEval_SaveThread();
-#define Py_END_ALLOW_THREADS if (_save) PyEval_RestoreThread(_save); }
+#include "doors.c"
+#undef PyMODINIT_FUNC
+#define PyMODINIT_FUNC static PyObject *
+#define PyInit__native sst_cffi_init
 """
 
 

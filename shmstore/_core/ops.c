@@ -433,18 +433,3 @@ int sst_check(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t
     sst_end(s);
     return r;
 }
-
-/* -- the doors that keep the GIL ---------------------------------------------------------------------------------------------- */
-int sst_fast_set(sst_seg *s, const char *key, size_t klen, const char *val, size_t vlen) {
-    return sst_set(s, SST_USER, key, klen, val, vlen, 0, SST_TRY);
-}
-int sst_fast_get(sst_seg *s, const char *key, size_t klen, char *buf) {
-    size_t len = 0;
-    int r = sst_get(s, SST_USER, key, klen, buf, SST_TRY_COPY, &len, 0, SST_TRY);
-    return r == SST_OK ? (int)len : r;
-}
-int sst_fast_add(sst_seg *s, const char *key, size_t klen, int64_t n, int64_t *value) {
-    return sst_add(s, SST_USER, key, klen, n, value, 0, SST_TRY);
-}
-int sst_fast_check(sst_seg *s, const char *key, size_t klen) { return sst_check(s, SST_USER, key, klen, 0, SST_TRY); }
-int sst_fast_delete(sst_seg *s, const char *key, size_t klen) { return sst_delete(s, SST_USER, key, klen, 0, SST_TRY); }

@@ -9,8 +9,7 @@
  *   - Keys and values are length-counted bytes; NUL is an ordinary byte. A key has 1..SST_KEY_MAX bytes.
  *   - Times are nanoseconds of CLOCK_MONOTONIC. A deadline is absolute; SST_FOREVER never comes.
  *   - flags: 0, or SST_TRY: return SST_EAGAIN whenever the call would park, repair another's lock, allocate file
- *     space or copy more than SST_TRY_COPY bytes. The doors named sst_fast_* are the same calls with SST_TRY; the
- *     extension keeps the GIL around exactly those.
+ *     space or copy more than SST_TRY_COPY bytes. doors.c calls so, with the GIL kept.
  *   - A call that finds a lock held by a live process waits until the deadline, then SST_EBUSY; sst_holder() names
  *     the process. A signal while waiting is SST_EINTR: nothing has happened, call again with the same deadline.
  */
@@ -205,14 +204,6 @@ int sst_queue_pop(sst_seg *s, uint32_t space, const char *key, size_t klen, int 
                   size_t *len, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns);
 int sst_queue_len(sst_seg *s, uint32_t space, const char *key, size_t klen, int64_t *n, uint64_t deadline_ns,
                   uint32_t flags);
-
-/* -- the doors that keep the GIL: as above, on user keys, with SST_TRY; few arguments, since each costs Python time -- */
-int sst_fast_set(sst_seg *s, const char *key, size_t klen, const char *val, size_t vlen);
-/* Returns the value's length; buf has room for SST_TRY_COPY bytes. */
-int sst_fast_get(sst_seg *s, const char *key, size_t klen, char *buf);
-int sst_fast_add(sst_seg *s, const char *key, size_t klen, int64_t n, int64_t *value);
-int sst_fast_check(sst_seg *s, const char *key, size_t klen);
-int sst_fast_delete(sst_seg *s, const char *key, size_t klen);
 
 /* -- proof -------------------------------------------------------------------------------------------------------- */
 /* Walks every invariant. Writes one line a broken invariant ("NAME (at PLACE)\n") into report, NUL-terminated

@@ -129,7 +129,7 @@ static void growth(void) {
     CHECK(steps > 3);
     CHECK(last > before.size + 30 * MIB / 2);
     CHECK_IS(sst_set(t.a, SST_USER, "t", 1, val, SST_TRY_COPY, soon(), 0), SST_OK);
-    CHECK_IS(sst_fast_set(t.a, "t", 1, val, SST_TRY_COPY + 1), SST_EAGAIN);
+    CHECK_IS(sst_set(t.a, SST_USER, "t", 1, val, SST_TRY_COPY + 1, 0, SST_TRY), SST_EAGAIN);
     twin_shut(&t);
     (void)printf("growth: %d steps to %llu bytes\n", steps, (unsigned long long)last);
 }
@@ -179,11 +179,11 @@ static void try_never_grows(void) {
     for (; n < 1000 && r == SST_OK; n++) {
         char key[32];
         int klen = snprintf(key, sizeof key, "try/%d", n);
-        r = sst_fast_set(t.a, key, (size_t)klen, val, sizeof val);
+        r = sst_set(t.a, SST_USER, key, (size_t)klen, val, sizeof val, 0, SST_TRY);
         if (r == SST_EAGAIN) {
             sst_info i, j;
             CHECK_IS(sst_stat(t.a, &i), SST_OK);
-            CHECK_IS(sst_fast_set(t.b, key, (size_t)klen, val, sizeof val), SST_EAGAIN);
+            CHECK_IS(sst_set(t.b, SST_USER, key, (size_t)klen, val, sizeof val, 0, SST_TRY), SST_EAGAIN);
             CHECK_IS(sst_stat(t.a, &j), SST_OK);
             CHECK_IS(i.size, j.size);
             CHECK_IS(sst_set(t.a, SST_USER, key, (size_t)klen, val, sizeof val, soon(), 0), SST_OK);

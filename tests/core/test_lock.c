@@ -41,7 +41,7 @@ static void held(void) {
     for (int same = 0; same < 2; same++) {
         sst_seg *s = same ? t.a : t.b;
         uint64_t until = in_ms(80);
-        CHECK_IS(sst_fast_set(s, "k", 1, "v", 1), SST_EAGAIN);
+        CHECK_IS(sst_set(s, SST_USER, "k", 1, "v", 1, 0, SST_TRY), SST_EAGAIN);
         CHECK_IS(sst_set(s, SST_USER, "k", 1, "v", 1, until, 0), SST_EBUSY);
         CHECK(sst_now_ns() >= until);
         CHECK_IS(sst_holder(s, &slot, &pid), SST_OK);

@@ -140,7 +140,7 @@ static void value_limit(twin *t) {
     CHECK_IS(append(t->b, "max", "1"), SST_ETOOBIG);
     CHECK_IS(sst_get(t->b, SST_USER, "max", 3, got, SST_VALUE_MAX, &len, soon(), 0), SST_OK);
     CHECK(len == SST_VALUE_MAX && memcmp(val, got, len) == 0);
-    CHECK_IS(sst_fast_get(t->b, "max", 3, got), SST_EAGAIN);
+    CHECK_IS(sst_get(t->b, SST_USER, "max", 3, got, SST_VALUE_MAX, &len, 0, SST_TRY), SST_EAGAIN);
     CHECK_IS(drop(t->a, "max"), 1);
     free(val);
     free(got);
@@ -283,20 +283,6 @@ static void spares(void) {
     twin_shut(&t);
 }
 
-static void fast_doors(twin *t) {
-    static char buf[SST_TRY_COPY];
-    int64_t v;
-    CHECK_IS(sst_fast_set(NULL, "q", 1, "1", 1), SST_ECLOSED);
-    CHECK_IS(sst_fast_set(t->a, "q", 1, "1", 1), SST_OK);
-    CHECK_IS(sst_fast_add(t->b, "q", 1, 1, &v), SST_OK);
-    CHECK_IS(v, 2);
-    CHECK_IS(sst_fast_get(t->a, "q", 1, buf), 1);
-    CHECK(buf[0] == '2');
-    CHECK_IS(sst_fast_check(t->a, "q", 1), 1);
-    CHECK_IS(sst_fast_delete(t->a, "q", 1), 1);
-    CHECK_IS(sst_fast_check(t->b, "q", 1), 0);
-}
-
 int main(void) {
     EACH_ENGINE(engine) {
         twin t;
@@ -307,7 +293,6 @@ int main(void) {
         appends(&t);
         multi_sets(&t);
         value_limit(&t);
-        fast_doors(&t);
         clean(t.b);
         listing(&t);
         list_past_a_holder(&t);

@@ -53,7 +53,8 @@ static void changed_words(void) {
     const uint64_t big = UINT64_MAX, zero = 0, other = sst_layout_id() ^ 1;
     const uint32_t engine = 9, state = 7, odd = 3;
     changed(offsetof(sst_header, layout_id), &other, 8, SST_ELAYOUT);
-    changed(offsetof(sst_header, magic), &zero, 8, SST_EMAGIC);
+    changed(offsetof(sst_header, magic), &zero, 8, SST_EDEAD); /* as a creator leaves it that is killed at the end */
+    changed(offsetof(sst_header, magic), &big, 8, SST_EMAGIC);
     changed(offsetof(sst_header, capacity), &big, 8, SST_ECORRUPT);
     changed(offsetof(sst_header, size), &big, 8, SST_ECORRUPT);
     changed(offsetof(sst_header, size), &zero, 8, SST_ECORRUPT);

@@ -1,4 +1,4 @@
-"""The doors named sst_fast_* keep the GIL and all others release it: read from the code the compiler makes."""
+"""The doors of doors.c keep the GIL and every call of cffi releases it: read from the code the compiler makes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sources import CORE, build_native
 
+from shmstore import HashStore, _native
 from shmstore._native import lib
 
 INCLUDE = Path(sysconfig.get_path("include"))
@@ -28,15 +29,51 @@ def wrappers(tmp_path_factory) -> dict[str, str]:
     command = [gcc, *flags, "-S", "-o", "-", str(source)]
     text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     code: dict[str, str] = {}
-    for label, body in re.findall(r"^(_cffi_f_sst_\w+)(?:\.[\w.]+)?:\n(.*?)^\s*\.size", text, re.MULTILINE | re.DOTALL):
+    for label, body in re.findall(
+        r"^(_cffi_f_sst_\w+|door_\w+)(?:\.[\w.]+)?:\n(.*?)^\s*\.size", text, re.MULTILINE | re.DOTALL
+    ):
         name = label.removeprefix("_cffi_f_")
         code[name] = code.get(name, "") + body
     return code
 
 
-def test_only_fast_doors_keep_the_gil(wrappers: dict[str, str]) -> None:
-    assert set(wrappers) == {name for name in dir(lib) if name.startswith("sst_")}
-    keeping = {name for name, body in wrappers.items() if "PyEval_SaveThread" not in body}
-    assert keeping == {name for name in wrappers if name.startswith("sst_fast_")}
-    assert keeping
-    assert not {name for name in keeping if "PyEval_RestoreThread" in wrappers[name]}
+def test_cffi_releases_the_gil(wrappers: dict[str, str]) -> None:
+    cffi = {name: body for name, body in wrappers.items() if name.startswith("sst_")}
+    assert set(cffi) == {name for name in dir(lib) if name.startswith("sst_")}
+    assert not {name for name, body in cffi.items() if "PyEval_SaveThread" not in body}
+
+
+def test_doors_keep_the_gil(wrappers: dict[str, str]) -> None:
+    doors = {name: body for name, body in wrappers.items() if name.startswith("door_")}
+    assert set(doors) == {name for name in dir(_native) if name.startswith("door_")}
+    assert not {name for name, body in doors.items() if "PyEval_" in body}
+
+
+@pytest.mark.parametrize("store_of", [HashStore])
+def test_doors_decline_whatever_is_not_plainly_right(store_of: type[HashStore]) -> None:
+    with store_of() as store:
+        store.set("k", b"v")
+        inside = store._door
+        for call in (
+            lambda door: _native.door_get(door, "gone"),
+            lambda door: _native.door_get(door, 3),
+            lambda door: _native.door_get(door, ""),
+            lambda door: _native.door_get(door, "k" * 8192),
+            lambda door: _native.door_get(door, "\ud800"),
+            lambda door: _native.door_get(door),
+            lambda door: _native.door_set(door, "k", bytearray(b"x")),
+            lambda door: _native.door_set(door, "k", b"x" * 65537),
+            lambda door: _native.door_add(door, "k", 1),
+            lambda door: _native.door_add(door, "n", 1 << 63),
+            lambda door: _native.door_add(door, "n", 1.0),
+            lambda door: _native.door_check(door, "k"),
+            lambda door: _native.door_check(door, ["k", 3]),
+            lambda door: _native.door_delete(door, None),
+        ):
+            assert call(inside) is None
+        for closed in (None, "no door", 7, object()):
+            assert _native.door_get(closed, "k") is None
+            assert _native.door_set(closed, "k", b"x") is None
+            assert _native.door_check(closed, ["k"]) is None
+        assert store.get("k") == b"v"
+        assert store.num_keys() == 1
