@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from functools import lru_cache
 from time import monotonic_ns
 from typing import Final, TypeAlias
 
@@ -27,13 +28,21 @@ def span_ns(timeout: Timeout) -> int:
     Raises:
         TypeError: neither a timedelta nor a number. ValueError: negative or NaN.
     """
+    try:
+        return _span_ns(timeout)
+    except TypeError:  # also of what cannot be a key of the cache
+        raise TypeError(f"timeout must be a timedelta or seconds, not {type(timeout).__name__}") from None
+
+
+@lru_cache(maxsize=64, typed=True)  # a program has a handful of timeouts, and a barrier takes three
+def _span_ns(timeout: Timeout) -> int:
     if isinstance(timeout, timedelta):
         if timeout.days < 0:
             raise ValueError(f"timeout must not be negative, got {timeout!r}")
         ns = (timeout.days * 86400 + timeout.seconds) * 1_000_000_000 + timeout.microseconds * 1000
         return min(ns, FOREVER) if timeout != timedelta.max else FOREVER
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be a timedelta or seconds, not {type(timeout).__name__}")
+        raise TypeError
     if not timeout >= 0:
         raise ValueError(f"timeout must be a number of seconds that is not negative, got {timeout!r}")
     if timeout >= FOREVER / 1e9:
@@ -43,10 +52,13 @@ def span_ns(timeout: Timeout) -> int:
 
 def as_timedelta(timeout: Timeout) -> timedelta:
     """The timeout as a timedelta; `timedelta.max` for what is longer than that. Raises as `span_ns`."""
-    if isinstance(timeout, timedelta):
-        span_ns(timeout)
-        return timeout
-    if span_ns(timeout) == FOREVER:
+    span = span_ns(timeout)
+    return timeout if isinstance(timeout, timedelta) else _seconds(timeout, span)
+
+
+@lru_cache(maxsize=64, typed=True)
+def _seconds(timeout: float, span: int) -> timedelta:
+    if span == FOREVER:
         return timedelta.max
     return max(timedelta(seconds=timeout), timedelta.resolution) if timeout else timedelta(0)
 

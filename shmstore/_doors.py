@@ -40,7 +40,10 @@ ROOM: Final = lib.SST_TRY_COPY
 
 USER: Final = lib.SST_USER
 CLOSED: Final = ffi.NULL
+OK: Final = lib.SST_OK
+TIMED_OUT: Final = lib.SST_ETIMEDOUT
 AGAIN: Final = (lib.SST_EAGAIN, lib.SST_EINTR)
+PARKED: Final = (OK, TIMED_OUT, lib.SST_EBUSY, *AGAIN)
 
 outs: Final[deque[Out]] = deque()
 """Free result buffers of ROOM bytes: the memory, a view of it, and where the core writes a length. A deque: a list that
@@ -181,7 +184,7 @@ class Handle(Store):
     def verify(self) -> list[str]:
         """Walks every invariant of the segment, for tests and tools; one line a broken one, none when it is sound.
 
-        Blocks for the locks of what it reads, as long as their holders do; StoreTimeoutError after the handle's timeout.
+        Blocks for the locks of what it reads as long as their holders do, StoreTimeoutError after the own timeout.
         """
         report = ffi.new("char[]", 1 << 16)
         code = self._run("verify", b"", lambda seg, _until: lib.sst_verify(seg, report, 1 << 16))
@@ -264,31 +267,25 @@ class Handle(Store):
             if value is not None:
                 wait.leave()
                 return value
-            if not self._park(wait, raw, lib.SST_KEY_ONLY):
+            if self._park(wait, raw, lib.SST_KEY_ONLY) == TIMED_OUT:
                 missing = self._missing(wanted, wait, lib.SST_KEY_ONLY)
                 raise wait.timed_out(missing if raw in missing else [raw, *missing])
 
-    def _park(self, wait: Wait, raw: bytes, flags: int = 0) -> bool:
-        """Waits for the key for one slice; False when the deadline has passed and it is not there."""
-        self._watch_peers(raw)
+    def _park(self, wait: Wait, raw: bytes, flags: int = 0) -> int:
+        """Waits for the key for one slice: OK, it is there; TIMED_OUT; or any other code, look again."""
+        if self._watch:
+            self._watch_peers(raw)
         seg = wait.seg = self._open()
-        return self._parked(
-            wait,
-            raw,
-            lib.sst_wait(seg, USER, raw, len(raw), wait.cookie, self._waiter_rank(), wait.deadline, SLICE_NS, flags),
-        )
+        code = lib.sst_wait(seg, USER, raw, len(raw), wait.cookie, self._waiter_rank(), wait.deadline, SLICE_NS, flags)
+        return code if code == OK else self._parked(wait, raw, code)
 
-    def _parked(self, wait: Wait, raw: bytes, code: int) -> bool:
-        """What the code of a slice means: False when the deadline has passed. An error is raised."""
-        if code == lib.SST_OK or code in AGAIN:
-            return True
-        if code == lib.SST_ETIMEDOUT:
-            return False
-        if code != lib.SST_EBUSY:
+    def _parked(self, wait: Wait, raw: bytes, code: int) -> int:
+        """The code of a slice, if it is one to go on with or TIMED_OUT; an error is raised."""
+        if code not in PARKED:
             raise errors.from_code(code, wait.doing, repr(self))
-        if wait.late():
+        if code == lib.SST_EBUSY and wait.late():
             raise wait.busy([raw])
-        return True
+        return code
 
     def _there(self, raw: bytes, wait: Wait | None = None, flags: int = 0) -> bool:
         """True when the key is there, or, without SST_KEY_ONLY, a queue of that name with items."""

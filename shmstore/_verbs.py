@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from shmstore import errors
 from shmstore._deadline import Timeout, seconds, span_ns
-from shmstore._doors import AGAIN, ROOM, SLICE_NS, USER, Handle, Wait, give, new_out, take
+from shmstore._doors import AGAIN, OK, ROOM, SLICE_NS, TIMED_OUT, USER, Handle, Wait, give, new_out, take
 from shmstore._keys import (
     Key,
     Keys,
@@ -101,18 +101,23 @@ class SegmentStore(Handle):
         return all(self._there(raw) for raw in raws)
 
     def wait(self, keys: Keys, timeout: Timeout | None = None) -> None:
+        if timeout is not None:
+            span_ns(timeout)
+        if door_check(self._door, keys):
+            return
         raws = keys_bytes(keys)
         self._open()  # a closed handle says so also for no keys
         with Wait(self, "wait", timeout) as wait:
-            missing = self._missing(raws, wait)
+            missing = raws if len(raws) == 1 else self._missing(raws, wait)
             while missing:
-                head = missing[0]
-                going = self._park(wait, head)
-                missing = self._missing(missing, wait)
-                if missing and not going:
-                    raise wait.timed_out(missing)
-                if missing and missing[0] != head:
+                code = self._park(wait, missing[0])
+                if code == OK:
+                    missing = missing[1:]
                     wait.leave()
+                if len(missing) > 1 or code == OK:
+                    missing = self._missing(missing, wait)
+                if missing and code == TIMED_OUT:
+                    raise wait.timed_out(missing)
 
     def multi_get(self, keys: Keys, timeout: Timeout | None = None) -> list[bytes]:
         raws = keys_bytes(keys)
@@ -256,9 +261,9 @@ class SegmentStore(Handle):
                     wait.deadline,
                     SLICE_NS,
                 )
-                if code == lib.SST_OK:
+                if code == OK:
                     return
-                if not self._parked(wait, raw, code):
+                if self._parked(wait, raw, code) == TIMED_OUT:
                     elapsed = wait.elapsed()
                     raise errors.BarrierTimeoutError(
                         wait.text(f"{count[0]} of {world_size} arrived", elapsed),

@@ -27,11 +27,12 @@ The timeout belongs to the handle: threads that act as ranks with different time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from datetime import timedelta
 from time import monotonic
+from types import TracebackType
 from typing import Any, Protocol, cast
 
 from shmstore._deadline import Timeout, as_timedelta
@@ -72,8 +73,7 @@ class _DuckStore(Protocol):
     def wait(self) -> Callable[..., Any]: ...
 
 
-@contextmanager
-def store_timeout(store: _DuckStore, timeout: Timeout) -> Iterator[None]:
+def store_timeout(store: _DuckStore, timeout: Timeout) -> AbstractContextManager[None]:
     """Gives the store another timeout for the length of a `with` block.
 
     Args:
@@ -86,16 +86,27 @@ def store_timeout(store: _DuckStore, timeout: Timeout) -> Iterator[None]:
     Raises:
         ValueError: the timeout is negative or NaN. TypeError: it is neither seconds nor a timedelta.
     """
-    limit = _limit(timeout)
-    before: timedelta = cast("Any", store).timeout
-    store.set_timeout(limit)
-    try:
-        yield
-    except BaseException:
-        if isinstance(store, Store):
-            store.set_timeout(before)
-        raise
-    store.set_timeout(before)
+    return _StoreTimeout(store, _limit(timeout))
+
+
+class _StoreTimeout:
+    """A class, since a barrier that everybody has reached takes no longer than a generator's context manager."""
+
+    __slots__ = ("_before", "_limit", "_store")
+
+    def __init__(self, store: _DuckStore, limit: timedelta) -> None:
+        self._store = store
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        self._before: timedelta = cast("Any", self._store).timeout
+        self._store.set_timeout(self._limit)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or isinstance(self._store, Store):
+            self._store.set_timeout(self._before)
 
 
 def get_all(store: _DuckStore, rank: int, prefix: str, world_size: int) -> list[bytes]:
@@ -276,9 +287,10 @@ def _timed_out(
 
 
 def _check_world(rank: int | None, world_size: int) -> None:
-    for what, number in (("world_size", world_size), ("rank", 0 if rank is None else rank)):
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{what} must be an int, not {type(number).__name__}")
+    if type(world_size) is not int or (rank is not None and type(rank) is not int):
+        for what, number in (("world_size", world_size), ("rank", 0 if rank is None else rank)):
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise TypeError(f"{what} must be an int, not {type(number).__name__}")
     if world_size < 1:
         raise ValueError(f"world_size must be at least 1, not {world_size}")
     if rank is not None and not 0 <= rank < world_size:

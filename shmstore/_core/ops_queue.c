@@ -156,6 +156,7 @@ int sst_queue_pop(sst_seg *s, uint32_t space, const char *key, size_t klen, int 
             break;
         r = sst_now_ns() >= deadline_ns ? SST_ETIMEDOUT
             : parked                    ? SST_EAGAIN
+            : sst_op_yield(&op, value)  ? SST_OK
                                         : sst_op_park(&op, value, *waiter, slice_ns);
         if (r != SST_OK)
             break;

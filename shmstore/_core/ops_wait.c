@@ -36,21 +36,22 @@ void sst_op_announce(sst_op *op, uint32_t *waiter, uint32_t rank) {
 /* Whoever is waited for is often about to come: waking a parked process costs some 30 us, a yield 1 us. So a waiter
  * first offers its processor to others for up to YIELD_NS and looks each time it is back. Where one yield takes long,
  * somebody else needs the processor, and a yielder would be the last to hear: the next parks go without, twice as many
- * each time. 1: the word has changed. */
+ * each time. */
 #define YIELD_NS      UINT64_C(50000)
 #define YIELD_SLOW_NS UINT64_C(300000)
 #define YIELD_SKIPS   UINT32_C(8192)
 
-static int yielded(sst_seg *s, uint32_t *word, uint32_t value, uint64_t deadline_ns) {
+int sst_op_yield(sst_op *op, uint32_t value) {
+    sst_seg *s = op->s;
     uint32_t skip = ld32(&s->yield_skip), cost = ld32(&s->yield_cost); /* relaxed: hints, private to the process */
     if (skip != 0) {
         own_st32(&s->yield_skip, skip - 1);
         return 0;
     }
     uint64_t start = sst_now_ns(), last = start, now = start;
-    while (now - start < YIELD_NS && now < deadline_ns) {
+    while (now - start < YIELD_NS && now < op->deadline_ns) {
         (void)sched_yield();
-        int changed = ld32_acquire(word) != value;
+        int changed = ld32_acquire(&op->stripe->event) != value;
         now = sst_now_ns();
         if (now - last > YIELD_SLOW_NS) {
             cost = cost == 0 ? 16 : cost < YIELD_SKIPS / 2 ? 2 * cost : YIELD_SKIPS;
@@ -69,8 +70,6 @@ static int yielded(sst_seg *s, uint32_t *word, uint32_t value, uint64_t deadline
 }
 
 int sst_op_park(sst_op *op, uint32_t value, uint32_t waiter, uint64_t slice_ns) {
-    if (yielded(op->s, &op->stripe->event, value, op->deadline_ns))
-        return SST_OK;
     uint64_t until = sst_earlier(op->deadline_ns, sst_after(sst_now_ns(), slice_ns));
     int r = op->s->park->park(op->s, &op->stripe->event, value, until, waiter);
     return r == SST_EINTR ? r : SST_OK;
@@ -83,18 +82,22 @@ int sst_wait(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t 
     if (r != SST_OK)
         return r;
     r = s->readonly ? SST_EINVAL : sst_me(s) ? SST_OK : sst_join(s, 0);
-    for (int parked = 0; r == SST_OK; parked = 1) {
-        uint32_t value = sst_event_arm(op.stripe);
+    enum { YIELD, PARK, OVER };
+    for (int step = YIELD; r == SST_OK; step++) {
+        /* who only yields need not be woken, and does not say so */
+        uint32_t value = step == YIELD ? ld32_acquire(&op.stripe->event) : sst_event_arm(op.stripe);
         r = sst_check(s, space, key, klen, deadline_ns, flags & SST_KEY_ONLY);
         if (r != 0)
             break;
         if (sst_now_ns() >= deadline_ns) {
             r = SST_ETIMEDOUT;
-        } else if (parked) {
-            r = SST_EAGAIN;
-        } else {
+        } else if (step == YIELD) {
+            sst_op_yield(&op, value);
+        } else if (step == PARK) {
             sst_op_announce(&op, waiter, rank);
             r = sst_op_park(&op, value, *waiter, slice_ns);
+        } else {
+            r = SST_EAGAIN;
         }
     }
     if (r == 1 || r == SST_ETIMEDOUT)
@@ -174,6 +177,7 @@ int sst_barrier(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32
             break;
         r = sst_now_ns() >= deadline_ns ? SST_ETIMEDOUT
             : parked                    ? SST_EAGAIN
+            : sst_op_yield(&op, value)  ? SST_OK
                                         : sst_op_park(&op, value, *waiter, slice_ns);
     }
     if (r == SST_OK || r == SST_ETIMEDOUT)

@@ -131,7 +131,7 @@ def test_what_a_killed_creator_leaves_is_made_anew(name: str, path: Path, stored
 
 
 @pytest.fixture
-def held() -> Iterator[None]:
+def held() -> Iterator[Any]:
     """The lock file of this user, held as another process would hold it."""
     with LockFile(os.geteuid()).open() as file:
         end = time.monotonic() + 20
@@ -142,17 +142,16 @@ def held() -> Iterator[None]:
             except BlockingIOError:
                 assert time.monotonic() < end
                 time.sleep(0.001)
-        yield
+        yield file
 
 
 @pytest.fixture
-def waiting(held: None, name: str) -> Iterator[None]:
+def waiting(held: Any, name: str) -> Iterator[None]:
     """A thread that is opening a store and waits for the lock file."""
     tried = threading.Event()
 
     def work() -> None:
-        with pytest.raises(StoreTimeoutError):
-            ShmStore(name, timeout=8)
+        ShmStore(name, timeout=60).close()
 
     real = LockFile.open
 
@@ -167,6 +166,7 @@ def waiting(held: None, name: str) -> Iterator[None]:
         assert tried.wait(20)
         yield
         assert thread.is_alive(), "this took as long as the other's wait"
+        fcntl.flock(held, fcntl.LOCK_UN)
         thread.join()
 
 

@@ -59,6 +59,10 @@ def looks_of(code: Any, known: dict[Any, dict[int, bool]]) -> dict[int, bool]:
     return known[code]
 
 
+# How many places the sweeps go on by: each one with SHMSTORE_LONG=1, else a sample that begins elsewhere each run.
+STRIDE = 1 if os.environ.get("SHMSTORE_LONG") else 4
+
+
 def interrupted_at(n: int, work: Callable[[], object], act: Callable[[], object]) -> bool:
     """Runs work() and act() at the n-th look for signals; False when work() ended before that."""
     left, known = [n], {}  # type: ignore[var-annotated]
@@ -120,7 +124,7 @@ def where(n: int, caught: BaseException | None) -> str:
 
 def every_interrupt(name: str, before: Callable[[], Any], work: Callable[[Any], object]) -> int:
     """Ctrl-C at each place of work(before()), which opens or closes; how many places there were."""
-    n = 0
+    n = os.getpid() % STRIDE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # a FileIO that an interrupt drops says that it was not closed
         while True:
@@ -141,7 +145,7 @@ def every_interrupt(name: str, before: Callable[[], Any], work: Callable[[Any], 
                 raise AssertionError(where(n, caught)) from error
             if not again:
                 return n
-            n += 1
+            n += STRIDE
 
 
 def child_opens(me: Any, name: str) -> int:
@@ -164,7 +168,7 @@ def test_ctrl_c_anywhere_in_a_step_leaves_nothing_held(name: str, team: Team, ch
 
 def child_handler_closes(me: Any, name: str) -> int:
     """A handler closes another store wherever a step of its own thread is interrupted."""
-    n = 0
+    n = os.getpid() % STRIDE
     while True:
         other = ShmStore(f"{name}-other")
         again = interrupted_at(n, lambda: ShmStore(name).close(), other.close)
@@ -173,7 +177,7 @@ def child_handler_closes(me: Any, name: str) -> int:
         assert_free(f"{name}-other")
         if not again:
             return n
-        n += 1
+        n += STRIDE
 
 
 @by_opcodes
