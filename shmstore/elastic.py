@@ -195,21 +195,42 @@ def barrier(
     _check_world(rank, world_size)
     limit = _limit(default_barrier_timeout.get() if barrier_timeout is None else barrier_timeout)
     patience = _limit(trace_timeout)
+    name = rank_tracing_decoder or str
+    if isinstance(store, Store):  # its waits take the limit: the handle's own timeout need not change, and back
+        _meet(store, world_size, key_prefix, rank, name, limit, patience, limit)
+    else:
+        with store_timeout(store, limit):
+            _meet(store, world_size, key_prefix, rank, name, limit, patience, None)
+
+
+def _meet(
+    store: _DuckStore,
+    world_size: int,
+    key_prefix: str,
+    rank: int | None,
+    name: Callable[[int], str],
+    limit: timedelta,
+    patience: timedelta,
+    timeout: timedelta | None,
+) -> None:
+    """The barrier. `timeout` goes with each long wait; None: the store has it already."""
     start = monotonic()
-    with store_timeout(store, limit):
-        opened = _arrive(store, world_size, key_prefix)
-        try:
+    opened = _arrive(store, world_size, key_prefix)
+    try:
+        if timeout is None:
             store.wait([opened])
-        except Exception as error:
-            family = _family(error)
-            if family is None or rank is None or _names_the_dead(error):
-                raise
-            missing, who = _trace(store, world_size, key_prefix, rank, rank_tracing_decoder or str, patience)
-            text = (
-                f"barrier {key_prefix!r} timed out on rank {rank} after {limit.total_seconds():g} s "
-                f"(world_size={world_size}, missing_ranks=[{who}])"
-            )
-            raise _timed_out(family, text, key_prefix, world_size, missing, limit, monotonic() - start) from error
+        else:
+            store.wait([opened], timeout)
+    except Exception as error:
+        family = _family(error)
+        if family is None or rank is None or _names_the_dead(error):
+            raise
+        missing, who = _trace(store, world_size, key_prefix, rank, name, patience, timeout)
+        text = (
+            f"barrier {key_prefix!r} timed out on rank {rank} after {limit.total_seconds():g} s "
+            f"(world_size={world_size}, missing_ranks=[{who}])"
+        )
+        raise _timed_out(family, text, key_prefix, world_size, missing, limit, monotonic() - start) from error
 
 
 def _arrive(store: _DuckStore, world_size: int, prefix: str) -> str:
@@ -221,13 +242,19 @@ def _arrive(store: _DuckStore, world_size: int, prefix: str) -> str:
 
 
 def _trace(
-    store: _DuckStore, world_size: int, prefix: str, rank: int, name: Callable[[int], str], patience: timedelta
+    store: _DuckStore,
+    world_size: int,
+    prefix: str,
+    rank: int,
+    name: Callable[[int], str],
+    patience: timedelta,
+    timeout: timedelta | None,
 ) -> tuple[tuple[int, ...] | None, str]:
     """Who is missing: the ranks (None: rank 0 knows) and a text for people."""
     store.set(f"{prefix}{rank}/TRACE", _MARK)
     gate = f"{prefix}/TRACING_GATE"
     if rank != 0:
-        if _seen(store, gate, None):
+        if _seen(store, gate, timeout):
             return None, f"<check rank 0 ({name(0)}) for missing rank info>"
         return (0,), name(0)
     missing: list[int] = []
