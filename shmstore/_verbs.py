@@ -24,7 +24,7 @@ from shmstore._keys import (
     shown,
     value_bytes,
 )
-from shmstore._native import door_add, door_check, door_delete, door_get, door_set, ffi, lib
+from shmstore._native import door_add, door_check, door_delete, door_get, door_set, door_wait, ffi, lib
 
 if TYPE_CHECKING:
     from shmstore._native import CData
@@ -41,9 +41,10 @@ class SegmentStore(Handle):
             self._must("set", raw, lambda seg, until: lib.sst_set(seg, USER, raw, len(raw), data, len(data), until, 0))
 
     def get(self, key: Key, timeout: Timeout | None = None) -> bytes:
-        if timeout is not None:
-            span_ns(timeout)
+        span = self._span_ns if timeout is None else span_ns(timeout)
         value = door_get(self._door, key)
+        if value is None and door_wait(self._door, (key,), span):
+            value = door_get(self._door, key)
         if value is not None:
             return value
         raw = key_bytes(key)
@@ -101,9 +102,8 @@ class SegmentStore(Handle):
         return all(self._there(raw) for raw in raws)
 
     def wait(self, keys: Keys, timeout: Timeout | None = None) -> None:
-        if timeout is not None:
-            span_ns(timeout)
-        if door_check(self._door, keys):
+        span = self._span_ns if timeout is None else span_ns(timeout)
+        if door_wait(self._door, keys, span):
             return
         raws = keys_bytes(keys)
         self._open()  # a closed handle says so also for no keys

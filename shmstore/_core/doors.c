@@ -1,8 +1,9 @@
-/* doors.c -- the doors that keep the GIL (floor C10): set, get, add, check and delete for Python, without cffi.
+/* doors.c -- the doors that keep the GIL (floor C10): set, get, add, check, delete and the beginning of a wait, for
+ * Python, without cffi.
  *
  * cffi binds everything else. It gives up the GIL around each call, which beside a busy Python thread costs a call of
  * 0.1 us 13 to 64 us, and it makes a tuple, an integer and a buffer of each call, which costs more than the verb. These
- * five take the arguments as Python has them and answer with the result.
+ * take the arguments as Python has them and answer with the result.
  *
  * A door answers, or declines with None: when the key is not there, when the call would park, repair, allocate file
  * space or copy more than SST_TRY_COPY bytes, when the store is closed (its door is None), and for every argument that
@@ -119,6 +120,39 @@ static PyObject *door_delete(PyObject *self, PyObject *const *args, Py_ssize_t n
     return r < 0 ? declined() : PyBool_FromLong(r);
 }
 
+/* door_wait(door, keys, span in ns) -> True | None: the beginning of a wait, sst_linger, where that is for one key. It is
+ * the one door that gives up the GIL, and only when the key is not there yet: the key and the segment stay what they
+ * are meanwhile, as the caller holds both. */
+static PyObject *door_wait(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    if (n != 3)
+        return declined();
+    PyObject *there = door_check(self, args, 2);
+    if (there != Py_False)
+        return there;
+    Py_DECREF(there);
+    int list = PyList_Check(args[1]);
+    uint64_t span = PyLong_AsUnsignedLongLong(args[2]);
+    if (PyErr_Occurred())
+        PyErr_Clear();
+    else if ((list ? PyList_Size(args[1]) : PyTuple_Size(args[1])) == 1 && span > 0) {
+        sst_seg *s = segment_of(args[0]);
+        PyObject *item = list ? PyList_GetItem(args[1], 0) : PyTuple_GetItem(args[1], 0);
+        const char *key;
+        size_t klen;
+        int r = 0;
+        if (item != NULL && text_of(item, &key, &klen)) {
+            uint64_t now = sst_now_ns();
+            Py_INCREF(item); /* another thread may change the list */
+            Py_BEGIN_ALLOW_THREADS r =
+                sst_linger(s, SST_USER, key, klen, span > UINT64_MAX - now ? UINT64_MAX : now + span, SST_TRY);
+            Py_END_ALLOW_THREADS Py_DECREF(item);
+        }
+        if (r == 1)
+            Py_RETURN_TRUE;
+    }
+    return declined();
+}
+
 /* door(address of an sst_seg) -> door. The caller keeps the segment alive as long as the door is in use. */
 static PyObject *door(PyObject *self, PyObject *address) {
     (void)self;
@@ -134,6 +168,7 @@ static PyMethodDef doors[] = {
     {"door_add", FAST(door_add), METH_FASTCALL, NULL},
     {"door_check", FAST(door_check), METH_FASTCALL, NULL},
     {"door_delete", FAST(door_delete), METH_FASTCALL, NULL},
+    {"door_wait", FAST(door_wait), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

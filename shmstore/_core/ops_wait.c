@@ -37,9 +37,11 @@ void sst_op_announce(sst_op *op, uint32_t *waiter, uint32_t rank) {
  * first offers its processor to others for up to YIELD_NS and looks each time it is back. Where one yield takes long,
  * somebody else needs the processor, and a yielder would be the last to hear: the next parks go without, twice as many
  * each time. */
-#define YIELD_NS      UINT64_C(50000)
-#define YIELD_SLOW_NS UINT64_C(300000)
-#define YIELD_SKIPS   UINT32_C(8192)
+#define YIELD_NS       UINT64_C(50000)
+#define YIELD_QUICK_NS UINT64_C(2000)
+#define YIELD_MOST_NS  UINT64_C(500000)
+#define YIELD_SLOW_NS  UINT64_C(1000000)
+#define YIELD_SKIPS    UINT32_C(8192)
 
 int sst_op_yield(sst_op *op, uint32_t value) {
     sst_seg *s = op->s;
@@ -48,8 +50,8 @@ int sst_op_yield(sst_op *op, uint32_t value) {
         own_st32(&s->yield_skip, skip - 1);
         return 0;
     }
-    uint64_t start = sst_now_ns(), last = start, now = start;
-    while (now - start < YIELD_NS && now < op->deadline_ns) {
+    uint64_t start = sst_now_ns(), last = start, now = start, idle = 0;
+    while (idle < YIELD_NS && now - start < YIELD_MOST_NS && now < op->deadline_ns) {
         (void)sched_yield();
         int changed = ld32_acquire(&op->stripe->event) != value;
         now = sst_now_ns();
@@ -64,6 +66,7 @@ int sst_op_yield(sst_op *op, uint32_t value) {
                 own_st32(&s->yield_cost, 0);
             return 1;
         }
+        idle += now - last < YIELD_QUICK_NS ? now - last : YIELD_QUICK_NS;
         last = now;
     }
     return 0;
@@ -75,6 +78,26 @@ int sst_op_park(sst_op *op, uint32_t value, uint32_t waiter, uint64_t slice_ns) 
     return r == SST_EINTR ? r : SST_OK;
 }
 
+int sst_linger(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t deadline_ns, uint32_t flags) {
+    sst_op op;
+    int r = sst_op_begin(&op, s, space, key, klen, deadline_ns, flags);
+    if (r != SST_OK)
+        return r;
+    /* Who only yields need not be woken, and does not say that it waits: the event is looked at, not armed. Bumps of
+     * other keys end a look and begin the next, and are as rare as creations in a 256th of the table. */
+    uint32_t value = ld32_acquire(&op.stripe->event);
+    for (int looks = 0; looks < 8; looks++) {
+        r = sst_check(s, space, key, klen, deadline_ns, flags);
+        if (r != 0 || !sst_op_yield(&op, value))
+            break;
+        value = ld32_acquire(&op.stripe->event);
+    }
+    if (r == 0)
+        r = sst_check(s, space, key, klen, deadline_ns, flags);
+    sst_end(s);
+    return r;
+}
+
 int sst_wait(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t *waiter, uint32_t rank,
              uint64_t deadline_ns, uint64_t slice_ns, uint32_t flags) {
     sst_op op;
@@ -82,22 +105,18 @@ int sst_wait(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t 
     if (r != SST_OK)
         return r;
     r = s->readonly ? SST_EINVAL : sst_me(s) ? SST_OK : sst_join(s, 0);
-    enum { YIELD, PARK, OVER };
-    for (int step = YIELD; r == SST_OK; step++) {
-        /* who only yields need not be woken, and does not say so */
-        uint32_t value = step == YIELD ? ld32_acquire(&op.stripe->event) : sst_event_arm(op.stripe);
+    for (int parked = 0; r == SST_OK; parked = 1) {
+        uint32_t value = sst_event_arm(op.stripe);
         r = sst_check(s, space, key, klen, deadline_ns, flags & SST_KEY_ONLY);
         if (r != 0)
             break;
         if (sst_now_ns() >= deadline_ns) {
             r = SST_ETIMEDOUT;
-        } else if (step == YIELD) {
-            sst_op_yield(&op, value);
-        } else if (step == PARK) {
+        } else if (parked) {
+            r = SST_EAGAIN;
+        } else {
             sst_op_announce(&op, waiter, rank);
             r = sst_op_park(&op, value, *waiter, slice_ns);
-        } else {
-            r = SST_EAGAIN;
         }
     }
     if (r == 1 || r == SST_ETIMEDOUT)

@@ -184,6 +184,9 @@ int sst_list_keys(sst_seg *s, uint32_t space, const char *prefix, size_t plen, u
  * counts. All stripes concerned are locked first; SST_EFULL or SST_ENOSPC: nothing was set. */
 int sst_multi_set(sst_seg *s, uint32_t space, const char *keys, const uint32_t *klens, const char *vals,
                   const uint32_t *vlens, uint32_t n, uint64_t deadline_ns);
+/* As sst_check, but before it says 0 it yields the processor for a while, at most to the deadline: whoever is to set the
+ * key is often about to. Nothing parks, and no waiter is to be seen. */
+int sst_linger(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t deadline_ns, uint32_t flags);
 /* Parks until sst_check would say 1, at most to the deadline and at most slice_ns. 0: it is there. SST_EAGAIN: the
  * slice is over or something changed. *waiter: 0 at first; kept between the slices of one wait; 0 again when the wait
  * ends (0 or SST_ETIMEDOUT); give up early with sst_waiter_release. rank: rank + 1 of the handle or 0, for people.
