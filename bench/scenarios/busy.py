@@ -49,7 +49,8 @@ class Busy(Scenario):
             for measure in [*measures, "get, mean"]
             for thread in (IDLE, BUSY)
         )
-        return [Session(self.name, 1, cases, effort.rounds, effort.target_s * TIMES, pin="free")]
+        rounds = max(3, effort.rounds // 3)  # long samples: fewer do
+        return [Session(self.name, 1, cases, rounds, effort.target_s * TIMES, pin="free")]
 
     def contrasts(self, effort: Effort) -> Sequence[Contrast]:
         """Beside the thread against without."""
