@@ -214,7 +214,8 @@ class Store(ABC):
     def queue_pop(self, key: Key, block: bool = True) -> bytes:  # noqa: FBT001, FBT002 -- c10d's signature
         """Takes the first item of the queue. Each item goes to one popper; those who wait are served in their order.
 
-        An item is delivered at most once: a popper that dies with it has consumed it.
+        The first p who wait are served by the first p items; which of them gets which of these is not ordered, so that
+        one that is stopped keeps one item back and not all. An item is delivered at most once: a popper that dies with it has consumed it.
 
         Args:
             key: the queue's name; a key of that name is another thing.
