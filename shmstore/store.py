@@ -215,7 +215,8 @@ class Store(ABC):
         """Takes the first item of the queue. Each item goes to one popper; those who wait are served in their order.
 
         The first p who wait are served by the first p items; which of them gets which of these is not ordered, so that
-        one that is stopped keeps one item back and not all. An item is delivered at most once: a popper that dies with it has consumed it.
+        one that is stopped keeps one item back and not all. An item is delivered at most once: a popper that dies with
+        it has consumed it.
 
         Args:
             key: the queue's name; a key of that name is another thing.

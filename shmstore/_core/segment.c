@@ -225,6 +225,19 @@ int sst_file_grow(int fd, uint64_t *size, uint64_t least, uint64_t most) {
     return SST_OK;
 }
 
+/* The last page first: with it the file has its size, so that a creator which is killed between two steps of an
+ * interrupted growth leaves what half_made() knows. */
+static int first_growth(int fd, uint64_t size) {
+    uint64_t last = size - PAGE, had = 0;
+    int r = SST_EINTR;
+    for (int i = 0; i < FORMAT_TRIES && r == SST_EINTR; i++) { /* nobody could go on with a file half made */
+        r = sst_file_grow(fd, &last, size, size);
+        if (r == SST_OK)
+            r = sst_file_grow(fd, &had, size, size);
+    }
+    return r == SST_EINTR ? sst_fail_with(SST_ESYS, EINTR) : r;
+}
+
 static int fill(sst_seg *s, uint32_t engine) {
     for (uint32_t i = 0; engine == SST_SEMAPHORE && i < SST_WAITERS_MAX; i++)
         if (sem_init(&sst_waiter_at(s, i)->sem, 1, 0) != 0)
@@ -241,14 +254,10 @@ int sst_format(int map_fd, int lock_fd, uint64_t capacity, uint32_t engine, uint
     if (park == NULL)
         return SST_ENGINE;
     uint32_t buckets = buckets_for(capacity);
-    uint64_t blocks = first_block(buckets), size = (blocks + 65536 + 4095) & ~UINT64_C(4095), had = 0;
-    if (size > capacity)
-        size = capacity;
-    int r = SST_EINTR;
-    for (int i = 0; i < FORMAT_TRIES && r == SST_EINTR; i++) /* nobody could go on with a file half made */
-        r = sst_file_grow(map_fd, &had, size, size);
+    uint64_t blocks = first_block(buckets), size = first_size(capacity);
+    int r = first_growth(map_fd, size);
     if (r != SST_OK)
-        return r == SST_EINTR ? sst_fail_with(SST_ESYS, EINTR) : r;
+        return r;
     sst_seg *s = NULL;
     r = view_new(map_fd, lock_fd, capacity, 0, &s);
     if (r != SST_OK)

@@ -2,4 +2,5 @@
 
 import pytest
 
-pytest.register_assert_rewrite("shmstore.testing.contract")  # what a failed assert compares is shown, as in a test module
+# What a failed assert compares is shown, as in a test module.
+pytest.register_assert_rewrite("shmstore.testing.contract")
