@@ -2,6 +2,8 @@
 #
 #   make demo   installs shmstore into .venv and counts the standard library's words with eight processes
 #   make test   the C tests, plain and under sanitizers, then pytest
+#   make fuzz   hostile segments, the long form: libFuzzer on two targets, each in a process of its own; needs clang
+#   make mutants  removes one check of the core after the other; the short form of the fuzz targets must find each
 #   make bench  measures against torch's stores, Redis, LMDB and MPI (what is not installed is named); BENCH: its options
 #   make lint   formats, types, floors: checks only, changes nothing
 #   make format rewrites what `make lint` would complain about in the layout of files
@@ -14,6 +16,11 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 # Options of `python -m bench`.
 BENCH  ?= --plots build/bench
+# Of each fuzz target: executions, seconds (0: no limit), further options of libFuzzer.
+CLANG        ?= clang
+FUZZ_RUNS    ?= 10000000
+FUZZ_SECONDS ?= 0
+FUZZ         ?=
 JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 
 BIN := $(VENV)/bin
@@ -25,9 +32,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PACKAGE := $(INSTALL) --no-build-isolation --config-settings=build-dir=build/extension --editable
 
 SOURCES   := pyproject.toml $(wildcard shmstore/*.py shmstore/*/*.py shmstore/_core/*)
-C_FILES   := $(wildcard $(foreach at,shmstore/_core tests/core bench/limit,$(at)/*.c $(at)/*.h))
+C_FILES   := $(wildcard $(foreach at,shmstore/_core tests/core tests/fuzz bench/limit,$(at)/*.c $(at)/*.h))
 
-.PHONY: venv demo test test-c test-py bench lint format clean
+.PHONY: venv demo test test-c test-py fuzz mutants bench lint format clean
 
 venv: $(VENV)/stamp-tools
 
@@ -74,6 +81,34 @@ comma := ,
 
 test-py: $(VENV)/stamp-test
 	$(BIN)/python -m pytest
+
+# Findings end up in build/fuzz, one file each; `build/core-asan/fuzz_live FILE` runs one again.
+define fuzz_needs
+make fuzz needs clang and its libFuzzer runtime. Debian, Ubuntu: apt-get install clang libclang-rt-NN-dev, with the NN of
+`clang --version`. Fedora: dnf install clang compiler-rt. Another compiler's name: make fuzz CLANG=clang-18
+endef
+export fuzz_needs
+
+fuzz: $(VENV)/stamp-tools
+	@mkdir -p build/fuzz
+	@echo 'int LLVMFuzzerTestOneInput(const char *p, unsigned long n) { return p + n == 0; }' > build/fuzz/probe.c
+	@$(CLANG) -fsanitize=fuzzer,address,undefined build/fuzz/probe.c -o build/fuzz/probe 2> build/fuzz/probe.log \
+	    || { echo "$$fuzz_needs"; exit 1; }
+	$(BIN)/cmake -S shmstore/_core -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	    -DCMAKE_C_COMPILER=$(CLANG) -DSST_EXTENSION=OFF -DSST_FUZZ=ON --log-level=WARNING
+	$(BIN)/cmake --build build/fuzz --parallel $(JOBS)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target fuzz-live fuzz-attach
+
+fuzz-%:
+	@mkdir -p build/fuzz/corpus-$*
+	@build/fuzz/fuzz_seeds --write build/fuzz/corpus-$*
+	build/fuzz/fuzz_$* -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=513 \
+	    -print_final_stats=1 -artifact_prefix=build/fuzz/$*- $(FUZZ) build/fuzz/corpus-$* > build/fuzz/$*.log 2>&1 \
+	    || { tail -n 60 build/fuzz/$*.log; exit 1; }
+	@echo "fuzz_$*: no finding"; grep -e number_of_executed -e average_exec -e peak_rss build/fuzz/$*.log
+
+mutants: $(VENV)/stamp-tools
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/fuzz/mutant.py build/mutants
 
 bench: $(VENV)/stamp-bench
 	$(BIN)/python -m bench $(BENCH)

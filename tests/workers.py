@@ -137,14 +137,16 @@ def mixed(me: Any, name: str, threads: int, each: int) -> int:
 
 def call(me: Any, name: str, verb: str, args: tuple[Any, ...], timeout: float = LONG) -> Any:
     """One verb."""
-    with opened(name, timeout=timeout) as store:
+    with opened(name) as store:
+        store.set_timeout(timeout)  # an open may wait for a lock file that all segments of the user share
         me.ready()
         return getattr(store, verb)(*args)
 
 
 def call_timed_out(me: Any, name: str, verb: str, args: tuple[Any, ...], timeout: float) -> tuple[float, str]:
     """One verb that times out: how long it took, and the text."""
-    with opened(name, timeout=timeout) as store:
+    with opened(name) as store:
+        store.set_timeout(timeout)
         me.ready()
         start = time.monotonic()
         try:
@@ -234,6 +236,69 @@ def handler_storm(me: Any, name: str, rounds: int) -> int:
     store.close()
     assert not bad, bad[:5]
     return hits[0]
+
+
+def handler_releases(me: Any, name: str, verb: str) -> Any:
+    """A timer's handler uses the store; the fifth time it does what its own thread waits for."""
+    store = opened(name, timeout=60)
+    calls = {
+        "get": (lambda: store.get("k"), lambda: store.set("k", b"v")),
+        "wait": (lambda: store.wait(["k"]), lambda: store.set("k", b"v")),
+        "multi_get": (lambda: store.multi_get(["k"]), lambda: store.set("k", b"v")),
+        "queue_pop": (lambda: store.queue_pop("k"), lambda: store.queue_push("k", b"v")),
+        "barrier": (lambda: store.barrier("k", 2), lambda: store.barrier("k", 2)),
+    }
+    call, release = calls[verb]
+
+    def on_signal(_sig: int, _frame: Any) -> None:
+        if store.add("handled", 1) == 5:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            release()
+
+    signal.signal(signal.SIGALRM, on_signal)
+    me.ready()
+    signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+    result = call()
+    store.close()
+    return result
+
+
+AT_A_LOCK: dict[str, Any] = {
+    "set": lambda s: s.set("held", b"x"),
+    "add": lambda s: s.add("held", 1),
+    "compare_set": lambda s: s.compare_set("held", b"", b"z"),
+    "append": lambda s: s.append("held", b"x"),
+    "delete_key": lambda s: s.delete_key("held"),
+    "multi_set": lambda s: s.multi_set(["held", "other"], [b"", b""]),
+    "queue_push": lambda s: s.queue_push("held", b"item"),
+    "queue_pop": lambda s: s.queue_pop("held"),
+    "barrier": lambda s: s.barrier("held", 1),
+}
+
+
+def interrupted_at_a_lock(me: Any, name: str, verb: str) -> int:
+    """A timer's handler runs while the verb waits for a lock; the fifth time it raises. How often it ran."""
+    store = opened(name, timeout=1000)
+    hits = [0]
+
+    def on_signal(_sig: int, _frame: Any) -> None:
+        hits[0] += 1
+        if hits[0] == 5:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, on_signal)
+    me.ready()
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        AT_A_LOCK[verb](store)
+    except KeyboardInterrupt:
+        me.say("interrupted")
+        me.hear()  # the holder is dead: another key may stand in the same stripe
+        store.set("afterwards", b"works")
+        store.close()
+        return hits[0]
+    raise AssertionError("not interrupted")
 
 
 def signals_do_not_shorten(me: Any, name: str, timeout: float) -> tuple[float, int]:

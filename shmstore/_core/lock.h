@@ -22,7 +22,7 @@
 #define SST_OWNER_DIED 1 /* the lock is ours, and what it guards needs repair */
 
 #define SST_LOCK_CORRUPT  SST_OWNER_MASK     /* a slot and a generation that nobody has */
-#define SST_LOCK_PATIENCE UINT64_C(50000000) /* how long a live holder is watched before it is called SST_EBUSY */
+#define SST_LOCK_PATIENCE UINT64_C(200000000) /* how long a live holder is watched before it is called SST_EBUSY */
 
 /* SST_OK or SST_OWNER_DIED: ours. Else SST_EAGAIN (SST_TRY), SST_EBUSY, SST_EINTR, SST_ECLOSED, SST_ECORRUPT: not
  * ours. A parked call looks at CLOSING each time it wakes, every 16 ms at least: a close waits for no lock, whoever

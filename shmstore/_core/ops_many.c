@@ -142,7 +142,7 @@ typedef struct {
 /* Calls visit for each key of the stripe that passes; the stripe is locked, or the segment still. */
 static int each_key(sst_seg *s, uint32_t stripe, const filter *f,
                     void (*visit)(const char *key, uint32_t klen, void *arg), void *arg) {
-    uint32_t steps = ld32(&sst_stripe_at(s, stripe)->entries) + 1;
+    uint64_t steps = sst_table_most(s, stripe) + 1;
     for (uint32_t b = 0; b < s->buckets; b++)
         for (uint32_t ref = ld32(sst_bucket_at(s, stripe, b)); ref != 0;) {
             sst_entry *e = sst_payload(s, ref, sizeof(sst_entry));

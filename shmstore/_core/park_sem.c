@@ -16,7 +16,11 @@
  *
  * A setter passes over a slot where a post lies. Its owner is about to wake and look, and before it parks again it goes
  * through the protocol above; or it is stopped or dead, and one post more would be one wake lost. So to wake one wakes
- * somebody who can run at the second try at the latest, and the slot of the dead, found that way, is freed. */
+ * somebody who can run at the second try at the latest, and the slot of the dead, found that way, is freed.
+ *
+ * The libc trusts a semaphore: glibc makes a futex call out of what stands in it, and aborts the process when the kernel
+ * does not know that call. So no other sem_* is called on a semaphore that is not as sem_init leaves it: its waiter makes
+ * it anew, a setter passes over it. */
 #include "clock.h"
 #include "park.h"
 #include "waiter.h"
@@ -26,9 +30,23 @@
 
 #define STALE_POSTS 16 /* two setters may post a slot at once; more than a few come from no setter of ours */
 
-/* The slot is the caller's and nobody waits in it: one that does not run empty is made anew. */
+/* Value and count of waiters, in 64-bit glibc and musl; what follows stays as sem_init wrote it. */
+#define SEM_MOVES 8
+
+static int sound(const sem_t *sem) {
+    union {
+        sem_t sem;
+        char bytes[sizeof(sem_t)];
+    } fresh = {.bytes = {0}};
+    char rest[sizeof(sem_t) - SEM_MOVES];
+    (void)sem_init(&fresh.sem, 1, 0);
+    sst_copy_out(rest, (const char *)sem + SEM_MOVES, sizeof rest);
+    return memcmp(rest, fresh.bytes + SEM_MOVES, sizeof rest) == 0;
+}
+
+/* The slot is the caller's and nobody waits in it: one that is broken, or does not run empty, is made anew. */
 static void empty(sem_t *sem) {
-    for (int i = 0; i < STALE_POSTS; i++)
+    for (int i = 0; i < STALE_POSTS && sound(sem); i++)
         if (sem_trywait(sem) != 0)
             return;
     (void)sem_init(sem, 1, 0);
@@ -64,7 +82,7 @@ static void unpark(sst_seg *s, uint32_t *word, int all) {
         int posts = 0;
         if (ld32_acquire(&w->word) != at) /* SYNC sem-word: acquire; pairs with the release in park */
             continue;
-        if (sem_getvalue(&w->sem, &posts) == 0 && posts > 0) {
+        if (!sound(&w->sem) || (sem_getvalue(&w->sem, &posts) == 0 && posts > 0)) {
             sst_waiter_bury(s, w);
             continue;
         }

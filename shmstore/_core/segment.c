@@ -165,15 +165,14 @@ static int half_made(const sst_header *h, uint64_t bytes) {
            nothing_or(h->state, SST_READY);
 }
 
+/* The header first, then the file's size: it grows before the header says so, so the size read later is the larger. */
 static int read_header(int fd, sst_header *h, uint64_t *bytes) {
     struct stat st;
-    if (fstat(fd, &st) != 0)
-        return sst_fail_errno(SST_ESYS);
-    *bytes = (uint64_t)st.st_size;
     memset(h, 0, sizeof *h);
     ssize_t n = pread(fd, h, sizeof *h, 0); /* read, not mapped: a short file cannot fault */
-    if (n < 0)
+    if (n < 0 || fstat(fd, &st) != 0)
         return sst_fail_errno(SST_ESYS);
+    *bytes = (uint64_t)st.st_size;
     if (h->magic != SST_MAGIC)
         return n == (ssize_t)sizeof *h && half_made(h, *bytes) ? SST_EDEAD : SST_EMAGIC;
     return n == (ssize_t)sizeof *h ? SST_OK : SST_ETRUNC;

@@ -38,8 +38,7 @@ int sst_key_make(const sst_seg *s, uint32_t space, const char *bytes, size_t len
 int sst_table_find(sst_seg *s, const sst_key *key, uint32_t kind, sst_place *place) {
     uint32_t *from = sst_bucket_at(s, key->stripe, key->bucket);
     uint32_t meta = SST_META(key->len, key->space, kind);
-    /* No chain is longer than the stripe's entries: a loop in a corrupt or torn chain ends. */
-    uint32_t steps = ld32(&sst_stripe_at(s, key->stripe)->entries) + 1;
+    uint64_t steps = sst_table_most(s, key->stripe) + 1; /* a loop in a corrupt or torn chain ends */
     for (uint32_t ref = ld32(from); ref != 0; ref = ld32(from)) {
         sst_entry *e = sst_payload(s, ref, sizeof(sst_entry));
         if (e == NULL || steps-- == 0)

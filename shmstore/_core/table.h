@@ -3,6 +3,7 @@
 #ifndef SST_TABLE_H
 #define SST_TABLE_H
 
+#include "heap.h"
 #include "view.h"
 
 /* A key as a verb sees it. */
@@ -22,6 +23,12 @@ typedef struct {
     uint32_t ref;
     uint32_t *from; /* bucket head or the previous entry's next */
 } sst_place;
+
+/* No walk over a stripe's entries meets more of them: as many as it says, or, where that is a lie, as the heap holds. */
+static inline uint64_t sst_table_most(const sst_seg *s, uint32_t stripe) {
+    uint64_t said = ld32(&sst_stripe_at(s, stripe)->entries), most = sst_heap_most(s);
+    return said < most ? said : most;
+}
 
 /* Walks the key's chain. Under the stripe lock, SST_ECORRUPT is what it says; under the sequence only, it may be a
  * torn view: check the sequence and try again. */

@@ -15,7 +15,8 @@ typedef struct {
     uint64_t first, units; /* blocks in [first, first + units) refs */
     uint8_t *map;          /* a byte a ref: what was seen of the block there */
     uint32_t broken[SST_INV_COUNT];
-    sst_key key; /* of the entry under the walk */
+    sst_key key;    /* of the entry under the walk */
+    uint64_t looks; /* entries that may still be passed in the search for twins */
 } walk;
 
 enum { BLOCK = 1, LISTED = 2, REACHED = 4, IN_HAND = 8 };
@@ -158,7 +159,20 @@ static void walk_value(walk *w, uint32_t ref, const sst_entry *e) {
         broke(w, SST_INV_VALUE, ref);
 }
 
-static void walk_entry(walk *w, uint32_t stripe, uint32_t bucket, uint32_t ref, sst_entry *e) {
+/* A search costs as many looks as the chain is long. Chains are short: a bucket has 256 bytes of capacity, which hold
+ * four entries at most. So LOOKS for each unit of the heap, thrice that for the smallest entry, are far more than a
+ * sound segment needs, and one chain of all entries ends the search instead of taking their number squared. */
+#define LOOKS 16
+static int is_first(walk *w, uint32_t kind, uint32_t ref, uint32_t position) {
+    sst_place place;
+    if (w->looks < position)
+        return 0;
+    w->looks -= position;
+    return sst_table_find(w->s, &w->key, kind, &place) == SST_OK && place.ref == ref;
+}
+
+/* position: how many entries of the chain stand before it. */
+static void walk_entry(walk *w, uint32_t stripe, uint32_t bucket, uint32_t ref, sst_entry *e, uint32_t position) {
     uint32_t meta = ld32(&e->meta), klen = SST_META_KLEN(meta), kind = SST_META_KIND(meta);
     char copy[SST_KEY_MAX];
     if (klen == 0 || klen > SST_KEY_MAX || SST_META_SPACE(meta) > SST_RAW ||
@@ -170,10 +184,8 @@ static void walk_entry(walk *w, uint32_t stripe, uint32_t bucket, uint32_t ref, 
     if (sst_key_make(w->s, SST_META_SPACE(meta), copy, klen, &w->key) != SST_OK || w->key.stripe != stripe ||
         w->key.bucket != bucket || w->key.hash != ld32(&e->hash)) {
         broke(w, SST_INV_HOME, ref);
-    } else {
-        sst_place place;
-        if (sst_table_find(w->s, &w->key, kind, &place) != SST_OK || place.ref != ref)
-            broke(w, SST_INV_UNIQUE, ref); /* the first of that key is another */
+    } else if (!is_first(w, kind, ref, position)) {
+        broke(w, SST_INV_UNIQUE, ref);
     }
     if (kind == SST_KIND_QUEUE)
         walk_queue(w, ref, e);
@@ -186,7 +198,8 @@ static void walk_stripe(walk *w, uint32_t stripe) {
     uint32_t keys[2] = {0, 0}, entries = 0;
     if (ld32(&st->seq) & 1)
         broke(w, SST_INV_STRIPE_STILL, stripe);
-    for (uint32_t b = 0; b < w->s->buckets; b++)
+    for (uint32_t b = 0; b < w->s->buckets; b++) {
+        uint32_t position = 0;
         for (uint32_t ref = ld32(sst_bucket_at(w->s, stripe, b)); ref != 0;) {
             if (!reach(w, ref))
                 break; /* a loop reaches a block twice, and ends here */
@@ -199,9 +212,10 @@ static void walk_stripe(walk *w, uint32_t stripe) {
             entries++;
             if (SST_META_KIND(meta) == SST_KIND_KEY)
                 keys[SST_META_SPACE(meta) & 1]++;
-            walk_entry(w, stripe, b, ref, e);
+            walk_entry(w, stripe, b, ref, e, position++);
             ref = ld32(&e->next);
         }
+    }
     if (keys[0] != ld32(&st->keys[0]) || keys[1] != ld32(&st->keys[1]) || entries != ld32(&st->entries))
         broke(w, SST_INV_COUNTS, stripe);
 }
@@ -248,6 +262,7 @@ static int walk_all(walk *w) {
     if (brk > limit)
         brk = limit;
     w->units = brk > w->first * 16 ? brk / 16 - w->first : 0;
+    w->looks = LOOKS * (w->units + 256);
     w->map = calloc(w->units + 1, 1);
     if (w->map == NULL)
         return SST_ESYS;

@@ -76,6 +76,41 @@ static void queue_without_items(uint32_t first) {
     both_name(&t, "queue");
 }
 
+/* Keys made to collide: their second word takes the hash back to 0, whatever the first one was. All of them stand in one
+ * chain, and a search for each key's twin from the chain's head would take their number squared. */
+static uint64_t folded(uint64_t a, uint64_t b) {
+    unsigned __int128 m = (unsigned __int128)a * b;
+    return (uint64_t)m ^ (uint64_t)(m >> 64);
+}
+
+static void one_chain(void) {
+    enum { LONG = 40000 };
+    twin t;
+    sst_key k = {0};
+    twin_open(&t, 8 * MIB, SST_FUTEX);
+    for (uint64_t i = 0; i < LONG; i++) {
+        uint64_t words[3] = {i, 0, 0};
+        uint32_t ref, stripe = k.stripe;
+        words[1] = folded((t.a->seed ^ sizeof words * UINT64_C(0x9e3779b97f4a7c15)) ^ i, UINT64_C(0xd6e8feb86659fd93));
+        CHECK_IS(sst_key_make(t.a, SST_USER, (const char *)words, sizeof words, &k), SST_OK);
+        CHECK(i == 0 || k.stripe == stripe);
+        CHECK_IS(sst_enter(t.a, k.stripe, soon(), 0), SST_OK);
+        CHECK_IS(sst_block_new(t.a, k.stripe, sizeof(sst_entry) + sizeof words, soon(), 0, &ref), SST_OK);
+        sst_entry *e = sst_payload(t.a, ref, sizeof(sst_entry) + sizeof words);
+        sst_table_fill(e, &k, SST_KIND_KEY);
+        st64(&e->word, SST_WORD(SST_FORM_COUNTER, 0, 0));
+        uint32_t *head = sst_bucket_at(t.a, k.stripe, k.bucket);
+        st32(&e->next, ld32(head));
+        st32(head, ref);
+        sst_block_keep(t.a, ref);
+        sst_stripe *st = sst_stripe_at(t.a, k.stripe);
+        st32(&st->entries, ld32(&st->entries) + 1);
+        st32(&st->keys[0], ld32(&st->keys[0]) + 1);
+        sst_exit(t.a, k.stripe, 0);
+    }
+    both_name(&t, "unique");
+}
+
 int main(void) {
     static char report[8192];
     int both = 0;
@@ -108,6 +143,7 @@ int main(void) {
     }
     (void)printf("verify: %d of %d invariants broken and named\n", both, sst_invariants());
     chain_to_the_edge();
+    one_chain();
     queue_without_items(0);
     queue_without_items(UINT32_MAX);
     return 0;

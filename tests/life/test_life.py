@@ -23,6 +23,7 @@ from shmstore import (
     ShmStore,
     StoreError,
 )
+from shmstore._native import ffi, lib
 
 SHM = Path("/dev/shm")
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: changes owners or mounts")
@@ -630,3 +631,31 @@ def test_a_full_tmpfs_is_an_error_not_a_bus_error(tmp_path: Path, engine: str, s
         pytest.skip("no private mounts here: a full tmpfs is not tested")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith(expected)
+
+
+# -- opening while it grows -------------------------------------------------------------------------------------------
+
+
+def grow(me: Any, name: str, values: int) -> None:
+    with ShmStore(name, timeout=60) as store:
+        me.ready()
+        for i in range(values):
+            store.set(f"k{i}", b"v" * 60_000)
+        me.say("grown")
+        me.hear()
+
+
+def test_what_is_opened_while_it_grows_is_not_truncated(name: str, path: Path, team: Team) -> None:
+    """A grower publishes the new size when the file has it: who reads the file's size first sees less than that."""
+    with ShmStore(name, timeout=60):
+        child = team.start(grow, name, 4000)
+        team.go()
+        info = ffi.new("sst_info *")
+        codes = set()
+        with path.open("rb") as file:
+            while not child._conn.poll(0):
+                codes.add(lib.sst_peek(file.fileno(), info))
+        assert child.hear() == "grown"
+        child.say("end")
+        child.result()
+        assert codes == {0}

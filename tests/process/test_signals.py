@@ -74,3 +74,30 @@ def test_signals_do_not_shorten_a_timeout(store: ShmStore, name: str, team: Team
     took, hits = child.result()
     assert took >= 0.25
     assert hits > 5
+
+
+@pytest.mark.parametrize("verb", ["get", "wait", "multi_get", "queue_pop", "barrier"])
+def test_a_handler_ends_the_wait_that_it_interrupts(store: ShmStore, name: str, team: Team, verb: str) -> None:
+    """It uses the store some times, and then does what its own thread waits for."""
+    child = team.start(workers.handler_releases, name, verb)
+    team.go()
+    assert child.result() == {"get": b"v", "multi_get": [b"v"], "queue_pop": b"v"}.get(verb)
+    assert store.get("handled", 0) == b"5"
+    assert inside.waits(store) == []
+
+
+@pytest.mark.parametrize("verb", list(workers.AT_A_LOCK))
+def test_signals_while_a_verb_waits_for_a_lock(store: ShmStore, name: str, team: Team, verb: str) -> None:
+    """Its holder is alive and never lets go: handlers run, the verb goes on, and Ctrl-C ends it with nothing done."""
+    holder = team.start(workers.hold_and_die, name, "stripe")
+    assert holder.hear() == "holding"
+    child = team.start(workers.interrupted_at_a_lock, name, verb)
+    child.wait_ready()
+    child.say(None)
+    assert child.hear() == "interrupted"
+    holder.kill()
+    child.say("go on")
+    assert child.result() == 5
+    assert store.check(["held"]) is False
+    assert store.queue_len("held") == 0
+    assert store.get("afterwards", 0) == b"works"
