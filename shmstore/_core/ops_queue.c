@@ -73,12 +73,12 @@ static uint64_t ahead(const sst_op *op, uint64_t mine) {
 
 /* The last item takes the queue's entry with it, and one store unlinks the two. */
 static int take_first(sst_op *op, const sst_place *place, char *buf, size_t room, size_t *len) {
-    uint32_t ref;
+    uint32_t ref, size = 0;
     sst_item *item;
-    int r = sst_queue_first(op->s, place->entry, &ref, &item);
+    int r = sst_queue_first(op->s, place->entry, &ref, &item, &size);
     if (r != SST_OK)
         return r;
-    *len = ld32(&item->len);
+    *len = size;
     if (*len > room)
         return SST_ENOBUFS;
     sst_copy_out(buf, (const char *)(item + 1), *len);

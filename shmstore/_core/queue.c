@@ -17,14 +17,15 @@ int sst_queue_link(sst_seg *s, sst_entry *q, uint32_t item) {
     return SST_OK;
 }
 
-int sst_queue_first(sst_seg *s, const sst_entry *q, uint32_t *ref, sst_item **item) {
+int sst_queue_first(sst_seg *s, const sst_entry *q, uint32_t *ref, sst_item **item, uint32_t *len) {
     *ref = ld32(&q->value[0]);
     if (*ref == 0)
         return SST_ENOENT;
     *item = sst_payload(s, *ref, sizeof(sst_item));
-    if (*item == NULL || sst_payload(s, *ref, sizeof(sst_item) + (uint64_t)ld32(&(*item)->len)) == NULL)
+    if (*item == NULL)
         return SST_ECORRUPT;
-    return SST_OK;
+    *len = ld32(&(*item)->len);
+    return sst_payload(s, *ref, sizeof(sst_item) + (uint64_t)*len) ? SST_OK : SST_ECORRUPT;
 }
 
 void sst_queue_unlink(sst_entry *q, const sst_item *first) {

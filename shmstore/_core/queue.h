@@ -13,7 +13,8 @@
 #include "view.h"
 
 int sst_queue_link(sst_seg *s, sst_entry *q, uint32_t item); /* also into an entry that is not linked yet */
-int sst_queue_first(sst_seg *s, const sst_entry *q, uint32_t *ref, sst_item **item); /* SST_ENOENT: empty */
+/* The first item and its length, read once and checked. SST_ENOENT: empty. */
+int sst_queue_first(sst_seg *s, const sst_entry *q, uint32_t *ref, sst_item **item, uint32_t *len);
 void sst_queue_unlink(sst_entry *q, const sst_item *first); /* which is not the last one */
 /* Walks the items: count and last; visit may be NULL. SST_ECORRUPT: a loop or a bad link. */
 int sst_queue_walk(sst_seg *s, const sst_entry *q, int (*visit)(sst_seg *s, uint32_t ref, void *arg), void *arg,
