@@ -14,7 +14,6 @@ by a signal handler that runs in the middle of a call and calls again.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from time import monotonic_ns
@@ -45,9 +44,8 @@ TIMED_OUT: Final = lib.SST_ETIMEDOUT
 AGAIN: Final = (lib.SST_EAGAIN, lib.SST_EINTR)
 PARKED: Final = (OK, TIMED_OUT, lib.SST_EBUSY, *AGAIN)
 
-outs: Final[deque[Out]] = deque()
-"""Free result buffers of ROOM bytes: the memory, a view of it, and where the core writes a length. A deque: a list that
-goes from one element to none and back gives its memory back and asks for it each time."""
+outs: Final[list[Out]] = []
+"""Free result buffers of ROOM bytes: the memory, a view of it, and where the core writes a length."""
 
 
 def new_out(room: int) -> Out:

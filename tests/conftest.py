@@ -17,6 +17,8 @@ import pytest
 # `harness` and `workers` are imported by name, also by spawned children, under every pytest import mode.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from harness import Team
+
 SHM = Path("/dev/shm")
 LIMIT_S = 90
 
@@ -88,3 +90,18 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 def name() -> str:
     """A segment name of this test's own."""
     return f"t-{os.getpid()}-{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def path(name: str) -> Iterator[Path]:
+    """Where the segment of that name is; removed at the end where a test leaves it on purpose."""
+    path = SHM / f"shmstore.{name}"
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def team() -> Iterator[Team]:
+    """Processes of the test's own; one that hangs is told before pytest's limit."""
+    with Team(80) as team:
+        yield team

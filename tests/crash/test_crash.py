@@ -26,12 +26,6 @@ def store(request: pytest.FixtureRequest, name: str) -> Iterator[ShmStore]:
         yield store
 
 
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(60) as team:
-        yield team
-
-
 def use_everything(store: ShmStore | HashStore) -> None:
     """Each verb once, on the key whose stripe was held and on others, on every part of the segment."""
     store.set("held", b"x" * 5000)

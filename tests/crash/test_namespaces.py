@@ -51,12 +51,6 @@ def allowed() -> None:
         pytest.skip(f"no PID namespaces here, so that two pid 1 in one segment are not tested: {why_not()}")
 
 
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(60) as team:
-        yield team
-
-
 @pytest.fixture(params=["futex", "semaphore"])
 def store(request: pytest.FixtureRequest, name: str) -> Iterator[ShmStore]:
     with ShmStore(name, sync=request.param, timeout=20) as store:

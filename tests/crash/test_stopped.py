@@ -25,12 +25,6 @@ def store(request: pytest.FixtureRequest, name: str) -> Iterator[ShmStore]:
         yield store
 
 
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(60) as team:
-        yield team
-
-
 VERBS: dict[str, Callable[[ShmStore], Any]] = {
     "set": lambda s: s.set("k", b"x"),
     "add": lambda s: s.add("k", 1),

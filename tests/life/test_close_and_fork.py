@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,6 @@ from shmstore import QueueEmptyError, ShmStore, StoreClosedError, StoreError, St
 
 SHM = Path("/dev/shm")
 BIG = b"b" * (6 << 20)
-
-
-@pytest.fixture
-def path(name: str) -> Iterator[Path]:
-    path = SHM / f"shmstore.{name}"
-    yield path
-    path.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(80) as team:
-        yield team
 
 
 # -- closing amid calls -----------------------------------------------------------------------------------------------

@@ -40,12 +40,6 @@ def path(name: str) -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(40) as team:
-        yield team
-
-
 # -- create and attach ------------------------------------------------------------------------------------------------
 
 

@@ -34,19 +34,6 @@ SHM = Path("/dev/shm")
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: changes owners")
 
 
-@pytest.fixture
-def path(name: str) -> Iterator[Path]:
-    path = SHM / f"shmstore.{name}"
-    yield path
-    path.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(60) as team:
-        yield team
-
-
 # -- when nobody is alive ---------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,12 +29,6 @@ from shmstore._lifelock import LockFile, step
 SHM = Path("/dev/shm")
 LOOKS = ("RESUME", "JUMP_BACKWARD", "CALL", "CALL_FUNCTION_EX", "CALL_KW")
 by_opcodes = pytest.mark.skipif(sys.version_info < (3, 11), reason="opcodes of older interpreters look elsewhere")
-
-
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(80) as team:
-        yield team
 
 
 def looks_of(code: Any, known: dict[Any, dict[int, bool]]) -> dict[int, bool]:

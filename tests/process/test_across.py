@@ -23,12 +23,6 @@ def store(request: pytest.FixtureRequest, name: str) -> Iterator[ShmStore]:
         assert inside.verify(store) == []
 
 
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(40) as team:
-        yield team
-
-
 WAKES: dict[str, tuple[str, tuple[Any, ...], Any, Any]] = {
     "get by set": ("get", ("key-x",), lambda s: s.set("key-x", b"v"), b"v"),
     "get by add": ("get", ("key-x",), lambda s: s.add("key-x", 3), b"3"),

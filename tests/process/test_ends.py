@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ from harness import Team
 from shmstore import ShmStore
 
 SHM = Path("/dev/shm")
-
-
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(60) as team:
-        yield team
 
 
 def until_dead(store: ShmStore, pid: int) -> None:

@@ -21,12 +21,6 @@ def store(request: pytest.FixtureRequest, name: str) -> Iterator[ShmStore]:
         assert inside.verify(store) == []
 
 
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(30) as team:
-        yield team
-
-
 @pytest.mark.parametrize("verb", ["get", "wait", "multi_get", "queue_pop", "barrier"])
 def test_ctrl_c_ends_a_wait(store: ShmStore, name: str, team: Team, verb: str) -> None:
     child = team.start(workers.interrupted, name, verb)

@@ -20,12 +20,6 @@ def store(request: pytest.FixtureRequest, name: str) -> Iterator[ShmStore]:
         assert inside.verify(store) == []
 
 
-@pytest.fixture
-def team() -> Iterator[Team]:
-    with Team(60) as team:
-        yield team
-
-
 def test_adds(store: ShmStore, name: str, team: Team) -> None:
     n, each = 4, 3000
     answers = team.run(n, workers.add_many, name, each)
