@@ -1,12 +1,11 @@
 """Signals in the middle of opening and closing: whatever is interrupted, nothing stays held and nothing is lost.
 
-A signal handler runs, and may raise, where the interpreter looks for signals: on entering a Python function, on jumping
-back, and after a call of C. `interrupted_at` raises KeyboardInterrupt, or runs a handler, at the n-th of these places.
+A signal handler runs, and may raise, where the interpreter looks for signals (`places.LOOKS`). The sweeps raise
+KeyboardInterrupt, or run a handler, at each of these places.
 """
 
 from __future__ import annotations
 
-import dis
 import fcntl
 import os
 import signal
@@ -17,40 +16,17 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 from harness import Team
+from places import LOOKS, at_place
 
-from shmstore import HashStore, ShmStore, StoreError, segment
+from shmstore import HashStore, ShmStore, StoreError, _holds
 from shmstore._lifelock import LockFile, step
 
 SHM = Path("/dev/shm")
-LOOKS = ("RESUME", "JUMP_BACKWARD", "CALL", "CALL_FUNCTION_EX", "CALL_KW")
 by_opcodes = pytest.mark.skipif(sys.version_info < (3, 11), reason="opcodes of older interpreters look elsewhere")
-
-
-def looks_of(code: Any, known: dict[Any, dict[int, bool]]) -> dict[int, bool]:
-    """Offset of an instruction -> whether the interpreter looks for signals right before it.
-
-    What is raised there belongs to the instruction before: where the two stand under different handlers (`return f()`
-    as the last line of a `try`) raising at this one would be a place that does not exist.
-    """
-    if code not in known:
-        table, before = {}, None
-        entries = dis._parse_exception_table(code)  # type: ignore[attr-defined]
-
-        def handlers(offset: int) -> list[int]:
-            return [entry.target for entry in entries if entry.start <= offset < entry.end]
-
-        for this in dis.get_instructions(code):
-            table[this.offset] = (
-                before is not None and before.opname in LOOKS and handlers(before.offset) == handlers(this.offset)
-            )
-            before = this
-        known[code] = table
-    return known[code]
 
 
 # How many places the sweeps go on by: each one with SHMSTORE_LONG=1, else a sample that begins elsewhere each run.
@@ -59,25 +35,7 @@ STRIDE = 1 if os.environ.get("SHMSTORE_LONG") else 4
 
 def interrupted_at(n: int, work: Callable[[], object], act: Callable[[], object]) -> bool:
     """Runs work() and act() at the n-th look for signals; False when work() ended before that."""
-    left, known = [n], {}  # type: ignore[var-annotated]
-
-    def trace(frame: FrameType, event: str, _arg: object) -> Any:
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        if event == "opcode" and left[0] >= 0 and looks_of(frame.f_code, known).get(frame.f_lasti):
-            left[0] -= 1
-            if left[0] < 0:
-                sys.settrace(None)
-                act()
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return left[0] < 0
+    return at_place(n, LOOKS, work, lambda _frame: act())
 
 
 def ctrl_c() -> None:
@@ -106,8 +64,8 @@ def assert_free(name: str) -> None:
             except BlockingIOError:  # another process of this host in a step of its own, or a hold that never ends
                 assert time.monotonic() < end, "the lock file is held"
                 time.sleep(0.001)
-    assert not segment._attached
-    assert not segment._dropped
+    assert not _holds.attached
+    assert not _holds.dropped
     assert not (SHM / f"shmstore.{name}").exists()
 
 
@@ -132,7 +90,7 @@ def every_interrupt(name: str, before: Callable[[], Any], work: Callable[[Any], 
             for store in (made, *kept):
                 if store is not None:
                     store.close()  # again: what was interrupted is finished
-            assert caught is None or not segment._attached, where(n, caught)
+            assert caught is None or not _holds.attached, where(n, caught)
             try:
                 assert_free(name)
             except AssertionError as error:
@@ -189,7 +147,7 @@ def test_a_handler_in_a_step_closes_at_its_end_and_may_not_open(name: str) -> No
         other.close()
         assert (SHM / f"shmstore.{name}-other").exists()
 
-    segment._stepping(step.run, work, 0, 0)
+    _holds.stepping(step.run, work, 0, 0)
     assert not (SHM / f"shmstore.{name}-other").exists()
     assert other._hold.open is False
 
