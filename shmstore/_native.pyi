@@ -76,6 +76,8 @@ class _Lib:
     SST_ENGINE: Final[int]
     SST_EDEAD: Final[int]
     SST_ETOOBIG: Final[int]
+    SST_EBROKEN: Final[int]
+    SST_EPARTIES: Final[int]
     SST_KEY_MAX: Final[int]
     SST_VALUE_MAX: Final[int]
     SST_TRY_COPY: Final[int]
@@ -101,6 +103,19 @@ class _Lib:
     SST_RANK_LIVE: Final[int]
     SST_RANK_LEFT: Final[int]
     SST_RANK_DEAD: Final[int]
+    SST_NO_RANK: Final[int]
+    SST_BAR_TIMEOUT: Final[int]
+    SST_BAR_ABORT: Final[int]
+    SST_BAR_DEAD: Final[int]
+    SST_BAR_LEFT: Final[int]
+    SST_BAR_RESET: Final[int]
+    SST_BAR_INTERRUPT: Final[int]
+    SST_SEAT_ARRIVED: Final[int]
+    SST_SEAT_UNKNOWN: Final[int]
+    SST_SEAT_LIVE: Final[int]
+    SST_SEAT_LEFT: Final[int]
+    SST_SEAT_DEAD: Final[int]
+    SST_SEAT_GONE: Final[int]
 
     def sst_now_ns(self) -> int: ...
     def sst_errno(self) -> int: ...
@@ -227,6 +242,26 @@ class _Lib:
         slice_ns: int,
         /,
     ) -> int: ...
+    def sst_bar_open(
+        self,
+        s: CData,
+        space: int,
+        key: Bytes,
+        klen: int,
+        parties: int,
+        rank: int,
+        who: int,
+        deadline_ns: int,
+        out: CData,
+        /,
+    ) -> int: ...
+    def sst_bar_arrive(self, s: CData, bar: CData, a: CData, flags: int, /) -> int: ...
+    def sst_bar_linger(self, s: CData, bar: CData, a: CData, deadline_ns: int, /) -> int: ...
+    def sst_bar_wait(self, s: CData, bar: CData, a: CData, deadline_ns: int, slice_ns: int, /) -> int: ...
+    def sst_bar_break(self, s: CData, bar: CData, any: int, epoch: int, cause: int, rank: int, /) -> int: ...
+    def sst_bar_reset(self, s: CData, bar: CData, any: int, epoch: int, /) -> int: ...
+    def sst_bar_look(self, s: CData, bar: CData, out: CData, /) -> int: ...
+    def sst_bar_seats(self, s: CData, bar: CData, out: CData, /) -> int: ...
     def sst_queue_push(
         self, s: CData, space: int, key: Bytes, klen: int, val: Bytes, vlen: int, deadline_ns: int, flags: int, /
     ) -> int: ...
@@ -266,3 +301,4 @@ def door_add(door: object, key: object, n: object, /) -> int | None: ...
 def door_check(door: object, keys: object, /) -> bool | None: ...
 def door_delete(door: object, key: object, /) -> bool | None: ...
 def door_wait(door: object, keys: object, span_ns: int, /) -> bool | None: ...
+def door_barrier(door: object, bar: bytes, span: int, /) -> int | bytes | None: ...

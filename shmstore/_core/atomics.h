@@ -28,6 +28,7 @@ static inline uint32_t ld32(const uint32_t *p) { return __atomic_load_n(p, __ATO
 static inline uint64_t ld64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 static inline uint32_t ld32_acquire(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline uint64_t ld64_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline uint64_t ld64_seq_cst(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 
 static inline void st32(uint32_t *p, uint32_t v) {
     sst_fault_store();
@@ -58,11 +59,20 @@ static inline int cas64_acq_rel(uint64_t *p, uint64_t old, uint64_t desired) {
     sst_fault_store();
     return __atomic_compare_exchange_n(p, &old, desired, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
+static inline int cas64_seq_cst(uint64_t *p, uint64_t old, uint64_t desired) {
+    sst_fault_store();
+    return __atomic_compare_exchange_n(p, &old, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
 static inline uint32_t xchg32_release(uint32_t *p, uint32_t v) {
     sst_fault_store();
     return __atomic_exchange_n(p, v, __ATOMIC_RELEASE);
 }
 static inline uint32_t or32_seq_cst(uint32_t *p, uint32_t bits) {
+    sst_fault_store();
+    return __atomic_fetch_or(p, bits, __ATOMIC_SEQ_CST);
+}
+
+static inline uint64_t or64_seq_cst(uint64_t *p, uint64_t bits) {
     sst_fault_store();
     return __atomic_fetch_or(p, bits, __ATOMIC_SEQ_CST);
 }

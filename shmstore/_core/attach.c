@@ -7,6 +7,7 @@
  * the bit within 16 ms, whoever holds that lock; so those in flight end soon. Whoever brings their count to 0 gives the
  * slot back and unmaps. sst_close leaves it at that. sst_leave waits for the others, so that its caller knows that this
  * process is out before it asks whether anybody is in. */
+#include "barrier.h"
 #include "clock.h"
 #include "event.h"
 #include "guard.h"
@@ -62,14 +63,18 @@ int sst_create(int map_fd, int lock_fd, uint64_t capacity, uint32_t engine, uint
 }
 
 /* -- out --------------------------------------------------------------------------------------------------------------- */
-/* A wait parks on a stripe's event; bumping it stops one that has not parked yet, too. */
+/* A wait parks on a stripe's event or a barrier's state; moving it stops one that has not parked yet, too. */
 static void rouse(sst_seg *s) {
     uint32_t me = sst_me(s);
     for (uint32_t i = 0; me != 0 && i < SST_WAITERS_MAX; i++) {
         sst_waiter_slot *w = sst_waiter_at(s, i);
         uint32_t stripe = ld32(&w->stripe);
-        if (ld32(&w->owner) != me || stripe == 0 || stripe > SST_STRIPES)
+        if (ld32(&w->owner) != me || stripe == 0 || stripe > SST_AT_REUSABLE)
             continue;
+        if (stripe == SST_AT_REUSABLE) {
+            sst_bar_nudge(s, ld32(&w->queue));
+            continue;
+        }
         sst_stripe *st = sst_stripe_at(s, stripe - 1);
         (void)sst_event_bump(st);
         s->park->unpark(s, &st->event, 1);

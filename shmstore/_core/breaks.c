@@ -106,7 +106,11 @@ static int break_heap(sst_seg *s, int index) {
 
 static int break_table(sst_seg *s, int index) {
     uint32_t stripe, *from, ref;
-    sst_entry *e = some(s, index == SST_INV_QUEUE ? SST_KIND_QUEUE : SST_KIND_KEY, &stripe, &from);
+    sst_entry *e = some(s,
+                        index == SST_INV_QUEUE     ? SST_KIND_QUEUE
+                        : index == SST_INV_BARRIER ? SST_KIND_BARRIER
+                                                   : SST_KIND_KEY,
+                        &stripe, &from);
     if (e == NULL)
         return SST_ENOENT;
     sst_stripe *st = sst_stripe_at(s, stripe);
@@ -144,6 +148,9 @@ static int break_table(sst_seg *s, int index) {
     case SST_INV_COUNTS:
         st32(&st->keys[0], ld32(&st->keys[0]) + 1);
         return SST_OK;
+    case SST_INV_BARRIER:
+        st32(&((sst_barrier_block *)sst_payload(s, ld32(&e->value[0]), sizeof(sst_barrier_block)))->parties, 0);
+        return SST_OK;
     default: /* SST_INV_QUEUE */
         st64(&e->word, ld64(&e->word) + 1);
         return SST_OK;
@@ -175,7 +182,7 @@ int sst_test_break(sst_seg *s, int index) {
         r = SST_EINVAL;
     else if (index <= SST_INV_NO_LEAK)
         r = break_heap(s, index);
-    else if (index <= SST_INV_QUEUE)
+    else if (index <= SST_INV_BARRIER)
         r = break_table(s, index);
     else
         r = break_people(s, index);

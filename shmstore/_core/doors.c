@@ -1,5 +1,5 @@
-/* doors.c -- the doors that keep the GIL (floor C10): set, get, add, check, delete and the beginning of a wait, for
- * Python, without cffi.
+/* doors.c -- the doors that keep the GIL (floor C10): set, get, add, check, delete and the beginning of a wait, on a key
+ * or at a reusable barrier, for Python, without cffi.
  *
  * cffi binds everything else. It gives up the GIL around each call, which beside a busy Python thread costs a call of
  * 0.1 us 13 to 64 us, and it makes a tuple, an integer and a buffer of each call, which costs more than the verb. These
@@ -153,6 +153,33 @@ static PyObject *door_wait(PyObject *self, PyObject *const *args, Py_ssize_t n) 
     return declined();
 }
 
+/* door_barrier(door, sst_bar as bytes, span in ns) -> index | bytes | None: a wait at a reusable barrier. An int: all have
+ * arrived. Bytes: the caller has arrived, or learned that it is broken; it goes on with that sst_arrival. Gives up the GIL
+ * while it yields, as door_wait does. */
+static PyObject *door_barrier(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    (void)self;
+    sst_bar bar;
+    sst_arrival a = {0};
+    if (n != 3 || !PyBytes_Check(args[1]) || PyBytes_Size(args[1]) != (Py_ssize_t)sizeof bar)
+        return declined();
+    memcpy(&bar, PyBytes_AsString(args[1]), sizeof bar);
+    uint64_t span = PyLong_AsUnsignedLongLong(args[2]);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return declined();
+    }
+    sst_seg *s = segment_of(args[0]);
+    int r = sst_bar_arrive(s, &bar, &a, SST_TRY);
+    if (r == SST_EAGAIN && a.arrived && span > 0) {
+        uint64_t now = sst_now_ns();
+        Py_BEGIN_ALLOW_THREADS r = sst_bar_linger(s, &bar, &a, span > UINT64_MAX - now ? UINT64_MAX : now + span);
+        Py_END_ALLOW_THREADS
+    }
+    if (r == SST_OK)
+        return PyLong_FromUnsignedLong(a.index);
+    return a.arrived ? PyBytes_FromStringAndSize((const char *)&a, (Py_ssize_t)sizeof a) : declined();
+}
+
 /* door(address of an sst_seg) -> door. The caller keeps the segment alive as long as the door is in use. */
 static PyObject *door(PyObject *self, PyObject *address) {
     (void)self;
@@ -169,6 +196,7 @@ static PyMethodDef doors[] = {
     {"door_check", FAST(door_check), METH_FASTCALL, NULL},
     {"door_delete", FAST(door_delete), METH_FASTCALL, NULL},
     {"door_wait", FAST(door_wait), METH_FASTCALL, NULL},
+    {"door_barrier", FAST(door_barrier), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -25,7 +25,9 @@
     X(SST_ETRUNC, "the file is shorter than its header says")                                                          \
     X(SST_ENGINE, "the segment's park engine is not built in")                                                         \
     X(SST_EDEAD, "the segment is dead or unfinished")                                                                  \
-    X(SST_ETOOBIG, "the value would pass the size limit")
+    X(SST_ETOOBIG, "the value would pass the size limit")                                                              \
+    X(SST_EBROKEN, "the barrier is broken")                                                                            \
+    X(SST_EPARTIES, "the barrier has other parties")
 
 /* Keeps errno for sst_errno() and returns code. */
 int sst_fail_errno(int code);

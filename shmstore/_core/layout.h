@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #define SST_MAGIC        UINT64_C(0x45524f54534d4853) /* "SHMSTORE" in memory */
-#define SST_MEANING      3u                         /* raise it when a field keeps its size and changes its meaning */
+#define SST_MEANING      4u                         /* raise it when a field keeps its size and changes its meaning */
 #define SST_STRIPES      256u
 #define SST_CLASSES      75u
 #define SST_SPANS        256u
@@ -109,7 +109,8 @@ enum { SST_BLOCK_FREE = 1, SST_BLOCK_INFLIGHT = 2, SST_BLOCK_USED = 3 };
  * KEY: word = form << 40 | sel << 32 | length. The value is the first `length` bytes of block value[sel]; the other
  * block is where the next value is written before word is stored: that one store is the commit. form COUNTER: the
  * value is the decimal text of num. QUEUE: value[0] is the first item, value[1] the last, word the count, never 0: the
- * entry comes with its first item and goes with its last one. */
+ * entry comes with its first item and goes with its last one. BARRIER: value[0] is its block; nothing else is used, and
+ * the entry stays as long as the segment. */
 typedef struct {
     uint32_t next; /* ref of the chain's next entry */
     uint32_t hash; /* upper half of the key's hash; const after link */
@@ -121,7 +122,7 @@ typedef struct {
     /* key bytes */
 } sst_entry;
 
-enum { SST_KIND_KEY = 1, SST_KIND_QUEUE = 2 };
+enum { SST_KIND_KEY = 1, SST_KIND_QUEUE = 2, SST_KIND_BARRIER = 3 };
 enum { SST_FORM_BYTES = 1, SST_FORM_COUNTER = 2 };
 #define SST_META(klen, space, kind) ((uint32_t)(klen) | ((uint32_t)(space) << 16) | ((uint32_t)(kind) << 24))
 #define SST_META_KLEN(m)            ((m) & 0xffffu)
@@ -138,6 +139,46 @@ typedef struct {
     uint32_t len;
     /* bytes */
 } sst_item;
+
+/* A reusable barrier: the payload of a block. Behind it come the arrivals, a word for each 32 parties, and, where they
+ * are ranked, a seat for each. guard: CAS, no lock; but parties and ranked, const after link. Argument: barrier.c.
+ *
+ * state = resets << 60 | history << 52 | rank << 40 | epoch << 8 | nudges << 5 | cause << 2 | BROKEN << 1 | WAITERS
+ *   WAITERS  somebody may be parked on the lower half; who takes it away wakes all
+ *   BROKEN   the epoch has ended badly: nobody passes before a reset
+ *   cause, rank   of the last break or reset: what (SST_BAR_*) and by whom
+ *   nudges   moves to stop a park that a close must end
+ *   history  how the last eight epochs ended, the youngest lowest: 0 all passed, 1 reset
+ *   resets   of all epochs; tells who missed more than eight whether there was one
+ * An arrivals' word = epoch << 32 | a bit for each that arrived in that epoch. A word of an older epoch counts as empty.
+ *
+ * A seat: who came last with that rank, an owner word, or SEAT_RANK | a rank of the segment's, which knows more. */
+typedef struct {
+    uint64_t state;
+    uint32_t parties;
+    uint32_t ranked;   /* 0 or 1 */
+    uint64_t probe_ns; /* CLOCK_MONOTONIC: when somebody last began to look for the dead */
+    uint64_t culprit;  /* for people, written before the break: epoch's low 22 bits << 42 | pid << 12 | rank */
+    uint64_t pad[3];
+} sst_barrier_block;
+
+#define SST_PARTIES_MAX         SST_RANKS_MAX
+#define SST_BAR_WAITERS         UINT64_C(1)
+#define SST_BAR_BROKEN          UINT64_C(2)
+#define SST_BAR_NUDGE           UINT64_C(0x20)
+#define SST_BAR_NUDGES          UINT64_C(0xe0)
+#define SST_BAR_EPOCH_ONE       UINT64_C(0x100)
+#define SST_BAR_EPOCH(st)       ((uint32_t)((st) >> 8))
+#define SST_BAR_CAUSE(st)       ((uint32_t)((st) >> 2) & 7u)
+#define SST_BAR_RANK(st)        ((uint32_t)((st) >> 40) & 0xfffu)
+#define SST_BAR_HISTORY(st)     ((uint32_t)((st) >> 52) & 0xffu)
+#define SST_BAR_RESETS(st)      ((uint32_t)((st) >> 60))
+#define SST_BAR_BLAME(why, who) (((uint64_t)(why) << 2) | ((uint64_t)(who) << 40))
+#define SST_BAR_BLAMED          SST_BAR_BLAME(7, 0xfff)
+#define SST_BAR_WORD(e, bits)   (((uint64_t)(e) << 32) | (bits))
+#define SST_BAR_CULPRIT(e, pid, rank)                                                                                  \
+    (((uint64_t)((e) & 0x3fffffu) << 42) | ((uint64_t)((pid) & 0x3fffffffu) << 12) | (uint64_t)(rank))
+#define SST_SEAT_RANK UINT32_C(0x80000000)
 
 /* A stripe: a 256th of the table with its lock, on cache lines of its own.
  *
@@ -213,10 +254,12 @@ typedef struct {
     uint32_t queue;  /* which queue of the stripe, by the key's hash; at a barrier: how many are to come */
     uint32_t rank;   /* rank + 1 of the handle, 0: none */
     uint32_t note_len;
-    uint32_t stripe; /* whose event it waits on, + 1; 0: none */
+    uint32_t stripe; /* whose event it waits on, + 1; 0: none; AT_REUSABLE: at the barrier whose block `queue` is */
     sem_t sem;  /* process-shared, made once when the segment is; only parks, never holds */
     uint64_t note[SST_NOTE_MAX / 8];
 } sst_waiter_slot;
+
+#define SST_AT_REUSABLE (SST_STRIPES + 1u)
 
 /* Beside the owner in a waiter slot's owner word, in the place of a lock's WAITERS. */
 #define SST_WIPING SST_WAITERS
@@ -234,6 +277,8 @@ static_assert(offsetof(sst_heap, brk) == 8 && offsetof(sst_heap, free) == 56, "h
 static_assert(sizeof(sst_block) == 8, "block");
 static_assert(sizeof(sst_entry) == 40 && offsetof(sst_entry, word) == 24, "entry");
 static_assert(sizeof(sst_item) == 8, "item");
+static_assert(sizeof(sst_barrier_block) == 56, "barrier");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a park on the lower half of a word");
 static_assert(sizeof(sst_stripe) == 128 && offsetof(sst_stripe, event) == 8, "stripe");
 static_assert(offsetof(sst_stripe, tickets) == 32, "stripe tickets");
 static_assert(sizeof(sst_peer_slot) == 96 && offsetof(sst_peer_slot, host) == 24, "peer slot");

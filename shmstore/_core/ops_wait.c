@@ -43,17 +43,16 @@ void sst_op_announce(sst_op *op, uint32_t *waiter, uint32_t rank) {
 #define YIELD_SLOW_NS  UINT64_C(1000000)
 #define YIELD_SKIPS    UINT32_C(8192)
 
-int sst_op_yield(sst_op *op, uint32_t value) {
-    sst_seg *s = op->s;
+int sst_yield(sst_seg *s, const uint32_t *word, uint32_t value, uint64_t deadline_ns) {
     uint32_t skip = ld32(&s->yield_skip), cost = ld32(&s->yield_cost); /* relaxed: hints, private to the process */
     if (skip != 0) {
         own_st32(&s->yield_skip, skip - 1);
         return 0;
     }
     uint64_t start = sst_now_ns(), last = start, now = start, idle = 0;
-    while (idle < YIELD_NS && now - start < YIELD_MOST_NS && now < op->deadline_ns) {
+    while (idle < YIELD_NS && now - start < YIELD_MOST_NS && now < deadline_ns) {
         (void)sched_yield();
-        int changed = ld32_acquire(&op->stripe->event) != value;
+        int changed = ld32_acquire(word) != value;
         now = sst_now_ns();
         if (now - last > YIELD_SLOW_NS) {
             cost = cost == 0 ? 16 : cost < YIELD_SKIPS / 2 ? 2 * cost : YIELD_SKIPS;
@@ -88,7 +87,7 @@ int sst_linger(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_
     uint32_t value = ld32_acquire(&op.stripe->event);
     for (int looks = 0; looks < 8; looks++) {
         r = sst_check(s, space, key, klen, deadline_ns, flags);
-        if (r != 0 || !sst_op_yield(&op, value))
+        if (r != 0 || !sst_yield(s, &op.stripe->event, value, deadline_ns))
             break;
         value = ld32_acquire(&op.stripe->event);
     }
@@ -194,10 +193,10 @@ int sst_barrier(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32
         r = barrier_look(&op, parties, arrived, count, waiter, rank, &value);
         if (r != SST_EAGAIN)
             break;
-        r = sst_now_ns() >= deadline_ns ? SST_ETIMEDOUT
-            : parked                    ? SST_EAGAIN
-            : sst_op_yield(&op, value)  ? SST_OK
-                                        : sst_op_park(&op, value, *waiter, slice_ns);
+        r = sst_now_ns() >= deadline_ns                           ? SST_ETIMEDOUT
+            : parked                                              ? SST_EAGAIN
+            : sst_yield(s, &op.stripe->event, value, deadline_ns) ? SST_OK
+                                                                  : sst_op_park(&op, value, *waiter, slice_ns);
     }
     if (r == SST_OK || r == SST_ETIMEDOUT)
         sst_waiter_free(s, waiter);

@@ -219,9 +219,10 @@ int sst_waiters(sst_seg *s, sst_waiter *out, uint32_t room) {
         sst_waiter_slot *w = sst_waiter_at(s, i);
         uint32_t owner = ld32_acquire(&w->owner); /* SYNC waiter-slot: acquire; pairs with the release in waiter.c */
         uint64_t since = ld64_acquire(&w->since_ns); /* SYNC waiter-note: acquire; pairs with the note's release */
-        if (owner == 0 || (owner & SST_WIPING) || since == 0 || !sst_alive(s, owner))
+        if (owner == 0 || (owner & SST_WIPING) || since == 0 || SST_OWNER_SLOT(owner) >= SST_PEERS_MAX)
             continue;
         sst_waiter one = {0};
+        one.dead = !sst_alive(s, owner);
         one.slot = SST_OWNER_SLOT(owner);
         one.gen = SST_OWNER_GEN(owner);
         one.since_ns = since;

@@ -51,7 +51,8 @@ static int repair_entry(sst_seg *s, uint32_t ref, sst_entry *e, tally *t) {
             st64(&e->word, count);
         return SST_OK;
     }
-    t->keys[SST_META_SPACE(meta) & 1]++;
+    if (SST_META_KIND(meta) == SST_KIND_KEY)
+        t->keys[SST_META_SPACE(meta) & 1]++;
     for (int i = 0; i < 2 && r == SST_OK; i++)
         if (ld32(&e->value[i]) != 0)
             r = reached(s, ld32(&e->value[i]), t);

@@ -16,6 +16,7 @@
 #include "waiter.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -108,6 +109,12 @@ int sst_header_check(const sst_header *h, uint64_t bytes) {
 }
 
 /* -- mapping ---------------------------------------------------------------------------------------------------------- */
+static uint32_t usable_cpus(void) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1; /* 1: too many to be asked */
+}
+
 static int view_new(int map_fd, int lock_fd, uint64_t capacity, int readonly, sst_seg **out) {
     sst_seg *s = calloc(1, sizeof *s);
     if (s == NULL)
@@ -122,6 +129,7 @@ static int view_new(int map_fd, int lock_fd, uint64_t capacity, int readonly, ss
     s->map_fd = map_fd;
     s->lock_fd = lock_fd;
     s->readonly = (uint32_t)readonly;
+    s->cpus = usable_cpus();
     (void)pthread_mutex_init(&s->join, NULL);
     *out = s;
     return SST_OK;

@@ -43,7 +43,9 @@ enum {
     SST_ETRUNC = -19,   /* the file is shorter than its header says */
     SST_ENGINE = -20,   /* the segment's park engine is not built into this library */
     SST_EDEAD = -21,    /* the segment was unlinked or was never finished: look the name up again */
-    SST_ETOOBIG = -22   /* the value would pass SST_VALUE_MAX */
+    SST_ETOOBIG = -22,  /* the value would pass SST_VALUE_MAX */
+    SST_EBROKEN = -23,  /* the barrier is broken */
+    SST_EPARTIES = -24  /* the barrier is there with other parties, or with ranks where none were given */
 };
 
 enum {
@@ -71,7 +73,20 @@ enum {
     SST_RANK_FREE = 0, /* rank states */
     SST_RANK_LIVE = 1,
     SST_RANK_LEFT = 2,
-    SST_RANK_DEAD = 3 /* only reported */
+    SST_RANK_DEAD = 3, /* only reported */
+    SST_NO_RANK = -1,  /* a barrier without ranks */
+    SST_BAR_TIMEOUT = 1, /* what ended an epoch of a barrier badly: somebody's deadline passed, */
+    SST_BAR_ABORT = 2,   /* somebody called abort, */
+    SST_BAR_DEAD = 3,    /* a rank it needs died, */
+    SST_BAR_LEFT = 4,    /* or left in good order, */
+    SST_BAR_RESET = 5,   /* somebody called reset, */
+    SST_BAR_INTERRUPT = 6, /* or gave up waiting: a signal, a close */
+    SST_SEAT_ARRIVED = 1, /* who is missing at a barrier: nobody; */
+    SST_SEAT_UNKNOWN = 2, /* nobody ever came with that rank, */
+    SST_SEAT_LIVE = 3,    /* its process lives, */
+    SST_SEAT_LEFT = 4,
+    SST_SEAT_DEAD = 5,
+    SST_SEAT_GONE = 6     /* its process had no rank, and is not attached any more: left or dead */
 };
 
 typedef struct sst_seg sst_seg;
@@ -103,8 +118,39 @@ typedef struct {
     uint64_t since_ns;     /* CLOCK_MONOTONIC */
     uint32_t rank;         /* rank + 1 of the waiting handle, 0: none */
     uint32_t note_len;     /* full length of what is waited on, at most SST_NOTE_MAX bytes of it in note */
+    uint32_t dead;         /* 1: its process died waiting */
     char note[56];
 } sst_waiter;
+
+/* A reusable barrier as its users hold it, from sst_bar_open; the same for all their threads. */
+typedef struct {
+    uint32_t block, entry; /* where it lies */
+    uint32_t parties;
+    int32_t rank;          /* the user's at this barrier, or SST_NO_RANK */
+    uint32_t who, owner;   /* the handle's rank + 1 or 0, and the process that has it */
+} sst_bar;
+
+/* One wait at it: all 0 at first, kept between the calls of that wait. */
+typedef struct {
+    uint32_t arrived, epoch, resets;
+    uint32_t index;          /* 0 .. parties - 1: how many of the epoch came before */
+    uint32_t waiter;         /* as in sst_wait */
+    uint32_t cause, rank;    /* with SST_EBROKEN: SST_BAR_*, and whose; rank 4096: not known */
+    int32_t pid;             /* with SST_BAR_DEAD: the dead's, 0: not known any more */
+} sst_arrival;
+
+typedef struct {
+    uint32_t epoch, broken, arrived;
+    uint32_t cause, rank; /* of the last epoch that ended badly, as in sst_arrival */
+    int32_t pid;
+} sst_bar_info;
+
+typedef struct {
+    uint32_t state; /* SST_SEAT_* */
+    uint32_t rank;  /* rank + 1 in the segment, 0: none */
+    uint32_t slot;
+    int32_t pid;    /* 0: not known */
+} sst_seat;
 
 /* -- the library ------------------------------------------------------------------------------------------- */
 uint64_t sst_now_ns(void);
@@ -152,7 +198,7 @@ int sst_rank_register(sst_seg *s, uint32_t rank); /* SST_EEXIST: it has a live o
 int sst_rank_leave(sst_seg *s, uint32_t rank);
 int sst_peers(sst_seg *s, sst_peer *out, uint32_t room);     /* returns how many were written */
 int sst_ranks(sst_seg *s, sst_rank *out, uint32_t room);     /* ranks ever registered, ascending */
-int sst_waiters(sst_seg *s, sst_waiter *out, uint32_t room); /* waits in progress of live peers */
+int sst_waiters(sst_seg *s, sst_waiter *out, uint32_t room); /* waits in progress, and what the dead died waiting for */
 
 /* -- verbs ------------------------------------------------------------------------------------------------------ */
 int sst_set(sst_seg *s, uint32_t space, const char *key, size_t klen, const char *val, size_t vlen,
@@ -200,6 +246,31 @@ void sst_waiter_release(sst_seg *s, uint32_t *waiter);
 int sst_barrier(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t parties, uint32_t *arrived,
                 int64_t *count, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns);
 
+/* -- reusable barriers: verbs too, but none takes a lock or waits, where that is not said ------------------------ */
+/* Finds the barrier of that key or makes it, for 1 .. SST_RANKS_MAX parties, and takes the seat of `rank` (or
+ * SST_NO_RANK). who: rank + 1 of the handle, or 0. It stays as long as the segment; a key and a queue of that name are
+ * other things. SST_EPARTIES: it is there and other. Waits for a lock as every verb does. */
+int sst_bar_open(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t parties, int32_t rank, uint32_t who,
+                 uint64_t deadline_ns, sst_bar *out);
+/* Arrives, once. SST_OK: all have. SST_EAGAIN: not yet, or (arrived still 0, with SST_TRY) a forked child's first call.
+ * SST_EBROKEN. Who has arrived counts, whatever becomes of him. */
+int sst_bar_arrive(sst_seg *s, const sst_bar *bar, sst_arrival *a, uint32_t flags);
+/* Arrives, then yields for a while, at most to the deadline; as sst_bar_arrive. */
+int sst_bar_linger(sst_seg *s, const sst_bar *bar, sst_arrival *a, uint64_t deadline_ns);
+/* Arrives, then parks, at most to the deadline and at most slice_ns. SST_OK: all have arrived, and what each did before
+ * is seen. SST_EAGAIN: the slice is over. SST_ETIMEDOUT: the deadline is, and this call broke the barrier for that.
+ * SST_EBROKEN. After each slice one of those who wait looks, for all, whether a rank that has not arrived died or left;
+ * then that breaks it. Give up early with sst_bar_break and sst_waiter_release. */
+int sst_bar_wait(sst_seg *s, const sst_bar *bar, sst_arrival *a, uint64_t deadline_ns, uint64_t slice_ns);
+/* Breaks the epoch `epoch`, or with any 1 whichever it is. 1: it was unbroken; 0: not, or it is over. */
+int sst_bar_break(sst_seg *s, const sst_bar *bar, int any, uint32_t epoch, uint32_t cause, uint32_t rank);
+/* Ends the epoch `epoch` if it is broken, or with any 1 whichever it is, so that the next begins; who waits in it gets
+ * SST_EBROKEN. 1: done; 0: that epoch is over. */
+int sst_bar_reset(sst_seg *s, const sst_bar *bar, int any, uint32_t epoch);
+int sst_bar_look(sst_seg *s, const sst_bar *bar, sst_bar_info *out);
+/* Of a barrier with ranks: parties records, in their order. */
+int sst_bar_seats(sst_seg *s, const sst_bar *bar, sst_seat *out);
+
 int sst_queue_push(sst_seg *s, uint32_t space, const char *key, size_t klen, const char *val, size_t vlen,
                    uint64_t deadline_ns, uint32_t flags);
 /* *waiter as in sst_wait: it is this popper's place in the line. block 0: SST_ENOENT when no item is free for it. */
@@ -213,8 +284,8 @@ int sst_queue_len(sst_seg *s, uint32_t space, const char *key, size_t klen, int6
  * and cut at room; returns how many are broken. It locks what it reads; an inspector's cannot lock and needs a still
  * segment. */
 int sst_verify(sst_seg *s, char *report, size_t room);
-int sst_invariants(void);                        /* how many sst_verify walks */
-const char *sst_invariant_name(int index);       /* 0 <= index < sst_invariants() */
+int sst_invariants(void); /* how many sst_verify walks */
+const char *sst_invariant_name(int index); /* 0 <= index < sst_invariants() */
 /* Tests only. Breaks invariant `index` in a live segment; SST_ENOENT where the segment holds nothing to break it on. */
 int sst_test_break(sst_seg *s, int index);
 /* Tests only. Takes a lock and keeps it: what 0: the stripe of key, 1: the heap, 2: a waiter slot, 3: another peer

@@ -44,6 +44,20 @@ typedef struct {
 int sst_value_of(sst_seg *s, const sst_entry *e, char *text, sst_value *v);
 /* Payload bytes of a block that a stripe may hold; 0: not a sane block. */
 uint64_t sst_block_room(sst_seg *s, uint32_t ref);
+/* A barrier's block: how many arrivals' words it has, the bits of each, and where they and the seats lie. */
+static inline uint32_t sst_barrier_words(uint32_t parties) { return (parties + 31) / 32; }
+static inline uint32_t sst_barrier_mask(uint32_t parties, uint32_t word) {
+    uint32_t rest = parties - 32 * word;
+    return rest >= 32 ? UINT32_MAX : (UINT32_C(1) << rest) - 1;
+}
+static inline uint64_t sst_barrier_bytes(uint32_t parties, uint32_t ranked) {
+    return sizeof(sst_barrier_block) + 8 * (uint64_t)sst_barrier_words(parties) + (ranked ? 4 * (uint64_t)parties : 0);
+}
+static inline uint64_t *sst_barrier_word(sst_barrier_block *p, uint32_t i) { return (uint64_t *)(void *)(p + 1) + i; }
+static inline uint32_t *sst_barrier_seat(sst_barrier_block *p, uint32_t parties, uint32_t i) {
+    return (uint32_t *)(void *)sst_barrier_word(p, sst_barrier_words(parties)) + i;
+}
+
 uint32_t sst_decimal(int64_t n, char *text); /* length; text has 24 bytes */
 
 #endif

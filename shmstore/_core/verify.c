@@ -159,6 +159,28 @@ static void walk_value(walk *w, uint32_t ref, const sst_entry *e) {
         broke(w, SST_INV_VALUE, ref);
 }
 
+/* Arrivals go on meanwhile, without a lock: an arrivals' word is read before the state, which only moves on. */
+static void walk_barrier(walk *w, uint32_t ref, const sst_entry *e) {
+    uint32_t at = ld32(&e->value[0]), ok = ld32(&e->value[1]) == 0 && reach(w, at);
+    const sst_barrier_block *p = ok ? sst_payload(w->s, at, sizeof *p) : NULL;
+    uint32_t parties = p ? ld32(&p->parties) : 0, ranked = p ? ld32(&p->ranked) : 0;
+    ok = parties >= 1 && parties <= SST_PARTIES_MAX && ranked <= 1 &&
+         sst_block_room(w->s, at) >= sst_barrier_bytes(parties, ranked);
+    for (uint32_t i = 0; ok && i < sst_barrier_words(parties); i++) {
+        uint64_t v = ld64_acquire(sst_barrier_word((sst_barrier_block *)p, i));
+        int32_t ahead = (int32_t)((uint32_t)(v >> 32) - SST_BAR_EPOCH(ld64_acquire(&p->state)));
+        ok = ahead <= 0 && ((uint32_t)v & ~sst_barrier_mask(parties, i)) == 0;
+    }
+    for (uint32_t i = 0; ok && ranked && i < parties; i++) {
+        uint32_t seat = ld32(sst_barrier_seat((sst_barrier_block *)p, parties, i));
+        ok =
+            seat == 0 || (seat & SST_SEAT_RANK ? (seat & ~SST_SEAT_RANK) < SST_RANKS_MAX
+                                               : (seat & ~SST_OWNER_MASK) == 0 && SST_OWNER_SLOT(seat) < SST_PEERS_MAX);
+    }
+    if (!ok)
+        broke(w, SST_INV_BARRIER, ref);
+}
+
 /* A search costs as many looks as the chain is long. Chains are short: a bucket has 256 bytes of capacity, which hold
  * four entries at most. So LOOKS for each unit of the heap, thrice that for the smallest entry, are far more than a
  * sound segment needs, and one chain of all entries ends the search instead of taking their number squared. */
@@ -175,8 +197,8 @@ static int is_first(walk *w, uint32_t kind, uint32_t ref, uint32_t position) {
 static void walk_entry(walk *w, uint32_t stripe, uint32_t bucket, uint32_t ref, sst_entry *e, uint32_t position) {
     uint32_t meta = ld32(&e->meta), klen = SST_META_KLEN(meta), kind = SST_META_KIND(meta);
     char copy[SST_KEY_MAX];
-    if (klen == 0 || klen > SST_KEY_MAX || SST_META_SPACE(meta) > SST_RAW ||
-        (kind != SST_KIND_KEY && kind != SST_KIND_QUEUE) || sizeof(sst_entry) + klen > sst_block_room(w->s, ref)) {
+    if (klen == 0 || klen > SST_KEY_MAX || SST_META_SPACE(meta) > SST_RAW || kind < SST_KIND_KEY ||
+        kind > SST_KIND_BARRIER || sizeof(sst_entry) + klen > sst_block_room(w->s, ref)) {
         broke(w, SST_INV_ENTRY, ref);
         return;
     }
@@ -189,6 +211,8 @@ static void walk_entry(walk *w, uint32_t stripe, uint32_t bucket, uint32_t ref, 
     }
     if (kind == SST_KIND_QUEUE)
         walk_queue(w, ref, e);
+    else if (kind == SST_KIND_BARRIER)
+        walk_barrier(w, ref, e);
     else
         walk_value(w, ref, e);
 }
@@ -250,7 +274,7 @@ static void walk_people(walk *w) {
         const sst_waiter_slot *p = sst_waiter_at(w->s, i);
         uint32_t owner = ld32(&p->owner);
         if ((owner != 0 && (SST_OWNER_SLOT(owner) >= SST_PEERS_MAX || owner & ~(SST_OWNER_MASK | SST_WIPING))) ||
-            (uint64_t)ld32(&p->word) * 4 >= SST_AT_DIRECTORY)
+            (uint64_t)ld32(&p->word) * 4 >= ld64(&sst_header_of(w->s)->size))
             broke(w, SST_INV_WAITER, i);
     }
 }

@@ -27,10 +27,11 @@ int sst_walk_locks(sst_seg *s, char *report, size_t room);
     X(VALUE, "value: each value has a form and fits its block")                                                        \
     X(COUNTS, "counts: a stripe's keys and entries are what it says")                                                  \
     X(QUEUE, "queue: a queue has an item, and its length and last one are its list's")                                 \
+    X(BARRIER, "barrier: a barrier's parties, arrivals and seats are in range and fit its block")                      \
     X(OWNER, "owner: lock words name peer slots")                                                                      \
     X(PEER, "peer: slot states are known, and claimed ones have a generation")                                         \
     X(RANK, "rank: ranks name peer slots")                                                                             \
-    X(WAITER, "waiter: waiter slots belong to peer slots and park on words of the tables")
+    X(WAITER, "waiter: waiter slots belong to peer slots and park on words of the segment")
 
 enum {
 #define X(name, text) SST_INV_##name,

@@ -34,6 +34,7 @@ struct sst_seg {
     uint32_t unborn; /* the same for the child of a fork under way, and the open file that locks its byte. */
     int unborn_fd;   /* guard: join; only set between the fork handlers */
     uint32_t readonly;
+    uint32_t cpus;       /* processors that this process may use, at the time of the attach */
     uint32_t yield_skip; /* so many parks begin without yielding; atomic, as is the next: ops_wait.c */
     uint32_t yield_cost; /* the last such count, 0 where yielding was cheap */
     uint32_t users;       /* the calls in flight, and who may still come: below */

@@ -15,6 +15,8 @@ static void furnish(sst_seg *s) {
     CHECK_IS(plus(s, "counter", 3, &v), SST_OK);
     CHECK_IS(push(s, "queue", "one"), SST_OK);
     CHECK_IS(push(s, "queue", "two"), SST_OK);
+    sst_bar bar;
+    CHECK_IS(sst_bar_open(s, SST_USER, "barrier", 7, 40, 3, 0, soon(), &bar), SST_OK);
     CHECK_IS(sst_rank_register(s, 2), SST_OK);
 }
 

@@ -27,8 +27,12 @@ enum { ITEM_NEXT = 2, ITEM_LEN };
 /* Of a stripe. */
 enum { LOCK, SEQ, EVENT, INFLIGHT, KEYS0, KEYS1, ENTRIES };
 
+/* Of a barrier's block: its head, then state (2), parties, ranked, probe (2), culprit (2); arrivals, seats. */
+enum { STATE = 2, STATE_HI, PARTIES, RANKED, PROBE, ARRIVALS = 16, ARRIVED_IN, SEATS };
+enum { RANKS_MEET = 0, COUNTS_MEET = 32 };
+
 /* Of a waiter slot. */
-enum { OWNER, PARKED, TICKET = 4, RANK = 7, NOTE_LEN, STRIPE, SEM };
+enum { OWNER, PARKED, TICKET = 4, QUEUE = 6, RANK, NOTE_LEN, STRIPE, SEM };
 
 static const input inputs[] = {
     {"as it was made", {{0, 0, 0, 0}}, 0},
@@ -170,6 +174,27 @@ static const input inputs[] = {
        AT(WAITER, B(1, PARKED), EVENT, 16), AT(WAITER, B(1, SEM), SET, INT32_MAX), DO(PUSH, 16, 3)),
     IN("tickets", AT(WAITER, B(1, TICKET), SET, -1), AT(WAITER, B(1, TICKET + 1), SET, -1),
        AT(WAITER, B(2, TICKET + 1), SET, 0), DO(PUSH, 16, 3), DO(BARRIER, 16, 1)),
+    /* reusable barriers */
+    IN("arrivals of an epoch to come", AT(POINT, RANKS_MEET + ARRIVED_IN, SET, 7),
+       AT(POINT, COUNTS_MEET + ARRIVED_IN, SET, 9)),
+    IN("arrivals of more than there are", AT(POINT, RANKS_MEET + ARRIVALS, SET, -1),
+       AT(POINT, COUNTS_MEET + ARRIVALS, SET, -1), AT(POINT, COUNTS_MEET + ARRIVALS + 2, SET, -1)),
+    IN("no parties", AT(POINT, RANKS_MEET + PARTIES, SET, 0), AT(POINT, COUNTS_MEET + PARTIES, SET, 0)),
+    IN("more parties than fit", AT(POINT, RANKS_MEET + PARTIES, SET, SST_PARTIES_MAX), DO(MEET, 8, 3),
+       AT(POINT, COUNTS_MEET + PARTIES, SET, SST_PARTIES_MAX), AT(POINT, COUNTS_MEET + RANKED, SET, 1), DO(MEET, 2, 3)),
+    IN("a barrier outside", AT(ENTRY, E(9, META), SET, SST_META(3, SST_USER, SST_KIND_BARRIER)),
+       AT(ENTRY, E(9, VALUE0), EDGE, 1), DO(MEET, 9, 0), AT(ENTRY, E(9, VALUE0), SET, -1), DO(MEET, 9, 0)),
+    IN("a key that says it is a barrier", AT(ENTRY, E(9, META), SET, SST_META(3, SST_USER, SST_KIND_BARRIER)),
+       DO(MEET, 9, 0), DO(MEET, 9, 1), DO(MEET, 9, 3)),
+    IN("states", AT(POINT, RANKS_MEET + STATE, SET, -1), AT(POINT, COUNTS_MEET + STATE_HI, SET, -1), DO(MEET, 8, 0),
+       DO(MEET, 2, 1)),
+    IN("seats of nobody", AT(POINT, RANKS_MEET + SEATS, SET, -1), AT(POINT, RANKS_MEET + SEATS + 1, OWNER, 5),
+       AT(POINT, RANKS_MEET + SEATS + 2, OWNER, 7), AT(POINT, RANKS_MEET + PROBE, SET, 0), DO(MEET, 8, 0)),
+    IN("seats of the dead", AT(POINT, RANKS_MEET + SEATS, OWNER, 0), AT(POINT, RANKS_MEET + SEATS + 1, OWNER, 0),
+       AT(POINT, RANKS_MEET + ARRIVALS, SET, 0), DO(MEET, 8, 8)),
+    IN("slots at barriers that are none", AT(WAITER, B(0, OWNER), OWNER, 1), AT(WAITER, B(0, STRIPE), SET, 257),
+       AT(WAITER, B(1, OWNER), OWNER, 1), AT(WAITER, B(1, STRIPE), SET, 257), AT(WAITER, B(0, QUEUE), SET, -1),
+       AT(WAITER, B(1, QUEUE), ENTRY, 6), DO(WAKE, 0, 0)),
 };
 
 uint32_t fz_corpus_size(void) { return (uint32_t)(sizeof inputs / sizeof *inputs); }

@@ -53,6 +53,7 @@ typedef struct {
     uint32_t keys; /* of them in the template; the rest is new */
     fz_refs blocks[FZ_SORTS];
     uint32_t slot[FZ_SLOTS], slots; /* waiter slots in use */
+    uint32_t point[2];              /* refs of barriers: of three with ranks, of forty without */
 } fz_segment;
 
 /* The template of that engine, made at the first call. Without the semaphore engine both are futex. */
@@ -93,7 +94,8 @@ enum { /* where */
        FZ_AT_PEER,   /* index / 32, word index % 24 */
        FZ_AT_RANK,   /* word index % 16 */
        FZ_AT_WAITER, /* slot index / 32 of those in use */
-       FZ_AT_EDGE,   /* word index from the end of the file, backwards */
+       FZ_AT_POINT, /* word index % 32 of the barrier of key 8 or 2, as index / 32 is even or odd; from its block's head */
+       FZ_AT_EDGE, /* word index from the end of the file, backwards */
        FZ_PLACES
 };
 
@@ -103,10 +105,10 @@ enum { /* op */
        FZ_OP_ADD,
        FZ_OP_COPY, /* word `value` of the segment */
        FZ_OP_NASTY, /* one of a list */
-       FZ_OP_REF,  /* of block value */
+       FZ_OP_REF, /* of block value */
        FZ_OP_SELF, /* of the block this word is in */
        FZ_OP_FLIP, /* bit value */
-       FZ_OP_TAG,  /* class value % 256, state value / 256 */
+       FZ_OP_TAG, /* class value % 256, state value / 256 */
        FZ_OP_ENTRY, /* ref of key value's entry */
        FZ_OP_EDGE, /* ref so many units before the end of the file */
        FZ_OP_OWNER, /* 0 the dead, 1 the caller, 2 another's, alive, 3 closed, 4.. nonsense */
@@ -143,6 +145,7 @@ enum {
     FZ_STAT,
     FZ_REGISTER,
     FZ_PROVE,
+    FZ_MEET,
     FZ_WAKE,
     FZ_VERBS
 };

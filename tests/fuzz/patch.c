@@ -44,6 +44,8 @@ static uint32_t place(const fz_segment *f, const fz_record *r) {
         return (uint32_t)SST_AT_RANKS / 4 + i % 16;
     case FZ_AT_WAITER:
         return (uint32_t)SST_AT_WAITERS / 4 + f->slot[i / 32 % f->slots] * 32 + i % 32;
+    case FZ_AT_POINT:
+        return in_block(f, f->point[i / 32 % 2], i % 32);
     case FZ_AT_EDGE:
         return (uint32_t)f->size / 4 - 1 - i % 1024;
     default:

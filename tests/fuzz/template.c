@@ -135,6 +135,26 @@ static void free_some(fz_segment *f) {
         }
 }
 
+/* A barrier with ranks, whose seats are a rank's, a process's and one of the dead; and a larger one without. */
+enum { RANKED = 8, COUNTED = 2 };
+static sst_bar open_barrier(const fz_segment *f, sst_seg *s, uint32_t key, uint32_t parties, int32_t rank,
+                            uint32_t who) {
+    sst_bar bar;
+    CHECK_IS(sst_bar_open(s, SST_USER, f->key[key].name, f->key[key].len, parties, rank, who, soon(), &bar), SST_OK);
+    return bar;
+}
+
+static void meet_some(fz_segment *f) {
+    sst_arrival a = {0}, b = {0};
+    sst_bar bar = open_barrier(f, f->a, RANKED, 3, 0, 2);
+    f->point[0] = bar.block;
+    bar = open_barrier(f, f->b, RANKED, 3, 1, 0);
+    CHECK_IS(sst_bar_wait(f->b, &bar, &a, soon(), 1), SST_EAGAIN); /* and keeps its waiter slot */
+    bar = open_barrier(f, f->a, COUNTED, 40, SST_NO_RANK, 0);
+    f->point[1] = bar.block;
+    CHECK_IS(sst_bar_arrive(f->a, &bar, &b, 0), SST_EAGAIN);
+}
+
 /* b waits for a key, in a line and at a barrier. */
 static void wait_some(fz_segment *f) {
     char text[8];
@@ -161,6 +181,7 @@ static void die(fz_segment *f) {
         sst_place place;
         sst_seg *s = attach(f->fd);
         CHECK_IS(sst_rank_register(s, 3), SST_OK);
+        (void)open_barrier(f, s, RANKED, 3, 2, 4);
         CHECK_IS(sst_queue_pop(s, SST_USER, "new", 3, 1, text, sizeof text, &len, &w, 0, soon(), 1), SST_EAGAIN);
         CHECK_IS(sst_key_make(s, SST_USER, held->name, held->len, &k), SST_OK);
         CHECK_IS(sst_enter(s, k.stripe, soon(), 0), SST_OK);
@@ -187,7 +208,7 @@ static void note_ref(fz_segment *f, uint32_t sort, uint32_t ref) {
 static void note_entry(fz_segment *f, uint32_t ref) {
     const sst_entry *e = sst_payload(f->a, ref, sizeof *e);
     CHECK(e != NULL);
-    if (SST_META_KIND(ld32(&e->meta)) == SST_KIND_KEY)
+    if (SST_META_KIND(ld32(&e->meta)) != SST_KIND_QUEUE)
         for (int i = 0; i < 2; i++)
             note_ref(f, FZ_VALUE, ld32(&e->value[i]));
     else
@@ -217,7 +238,7 @@ static void note_blocks(fz_segment *f) {
 
 static void note_keys(fz_segment *f) {
     for (uint32_t i = 0; i < f->keys; i++)
-        for (uint32_t kind = SST_KIND_KEY; kind <= SST_KIND_QUEUE; kind++) {
+        for (uint32_t kind = SST_KIND_KEY; kind <= SST_KIND_BARRIER; kind++) {
             fz_key *key = &f->key[i];
             sst_key k;
             sst_place place;
@@ -235,7 +256,7 @@ static void note_slots(fz_segment *f) {
     for (uint32_t i = 0; i < SST_WAITERS_MAX && f->slots < FZ_SLOTS; i++)
         if (ld32(&sst_waiter_at(f->a, i)->owner) != 0)
             f->slot[f->slots++] = i;
-    CHECK_IS(f->slots, 4);
+    CHECK_IS(f->slots, 5);
 }
 
 static void take_note(fz_segment *f) {
@@ -270,6 +291,7 @@ static void make(fz_segment *f, uint32_t engine) {
     fill_keys(f);
     free_some(f);
     wait_some(f);
+    meet_some(f);
     die(f);
     take_note(f);
     fz_hurry(f->a);

@@ -138,6 +138,34 @@ static void park(sst_seg *s, const fz_key *k, uint32_t verb, uint32_t value) {
     sst_waiter_release(s, &waiter);
 }
 
+/* -- reusable barriers ------------------------------------------------------------------------------------------------- */
+/* value: which parties and rank the caller says there are, right or wrong. */
+static void meet(sst_seg *s, const fz_key *k, uint32_t value) {
+    static const uint32_t of[] = {3, 40, 1, SST_PARTIES_MAX};
+    static sst_seat seats[SST_PARTIES_MAX];
+    uint32_t parties = of[value % 4];
+    int32_t rank = value % 4 == 1 ? SST_NO_RANK : (int32_t)(value / 4 % 4);
+    sst_bar bar;
+    sst_bar_info info;
+    sst_arrival a = {0};
+    int r = judged(sst_bar_open(s, k->space, k->name, k->len, parties, rank, value / 16 % 3, shortly(), &bar), 0);
+    if (r != SST_OK)
+        return;
+    (void)judged(sst_bar_look(s, &bar, &info), 0);
+    r = judged(sst_bar_arrive(s, &bar, &a, value >> 6 & SST_TRY), 0);
+    if (r == SST_EAGAIN && value >> 7 & 1)
+        r = judged(sst_bar_linger(s, &bar, &a, shortly()), 0);
+    for (int slice = 0; r == SST_EAGAIN && slice < 3; slice++)
+        r = judged(sst_bar_wait(s, &bar, &a, slice == 2 ? 0 : SST_FOREVER, 1000), 0);
+    FZ_CHECK(r != SST_EAGAIN); /* its time was over */
+    FZ_CHECK(r != SST_OK || a.index < parties);
+    sst_waiter_release(s, &a.waiter);
+    if (rank != SST_NO_RANK)
+        (void)judged(sst_bar_seats(s, &bar, seats), 0);
+    (void)judged(sst_bar_break(s, &bar, value >> 8 & 1, a.epoch, SST_BAR_ABORT, 0), 1);
+    (void)judged(sst_bar_reset(s, &bar, value >> 9 & 1, a.epoch), 1);
+}
+
 /* -- all of them ------------------------------------------------------------------------------------------------------ */
 void fz_verb(const fz_segment *f, sst_seg *s, uint32_t verb, uint32_t key, uint32_t value) {
     const fz_key *k = &f->key[key % FZ_KEYS];
@@ -195,6 +223,9 @@ void fz_verb(const fz_segment *f, sst_seg *s, uint32_t verb, uint32_t key, uint3
     case FZ_LEN:
         (void)judged(sst_queue_len(s, k->space, k->name, k->len, &number, shortly(), flags), 0);
         break;
+    case FZ_MEET:
+        meet(s, k, value);
+        break;
     case FZ_WAIT:
     case FZ_BARRIER:
     case FZ_POP_WAIT:
@@ -218,11 +249,13 @@ void fz_sweep(const fz_segment *f, sst_seg *s, uint32_t flags) {
     fz_verb(f, s, FZ_MULTI, 1, 9);
     fz_verb(f, s, FZ_BARRIER, 7, 2);
     fz_verb(f, s, FZ_POP_WAIT, 16, 0);
+    fz_verb(f, s, FZ_MEET, 8, 1 << 9);
+    fz_verb(f, s, FZ_MEET, 2, 1 + (1 << 7));
     if (flags & FZ_LOOK) {
         fz_verb(f, s, FZ_LIST, 0, 1);
         fz_verb(f, s, FZ_NUM_KEYS, 0, 1);
         for (uint32_t verb = FZ_PEERS; verb < FZ_VERBS; verb++)
-            if (verb != FZ_PROVE)
+            if (verb != FZ_PROVE && verb != FZ_MEET)
                 fz_verb(f, s, verb, 0, 4);
     }
     if (flags & FZ_VERIFY)
