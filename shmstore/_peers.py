@@ -24,8 +24,9 @@ class Peer:
         pid: its process id, in its own PID namespace.
         host: its host name (a container's own).
         state: live; left, in good order; or dead: gone without a word.
-        waiting_on: the key or queue it waits for, its first 80 bytes; None when it waits for nothing.
-        waiting_s: for how many seconds.
+        waiting_on: the key, queue or barrier it waits for, or, dead, waited for when it died: its first 56 bytes. None
+            when that is nothing, or not known any more.
+        waiting_s: for how many seconds it has waited; None for nothing, and for the dead.
     """
 
     rank: int | None
@@ -102,16 +103,15 @@ def peers_of(seg: CData) -> list[Peer]:
 
 def dead_rank(seg: CData) -> Peer | None:
     """The lowest rank that died without leaving, or None."""
-    for rank in _ranks(seg):
-        if rank.state == lib.SST_RANK_DEAD:
-            return _peer(rank.rank, rank, "dead", None)
+    if any(rank.state == lib.SST_RANK_DEAD for rank in _ranks(seg)):
+        return next((peer for peer in peers_of(seg) if peer.rank is not None and peer.state == "dead"), None)
     return None
 
 
 def _peer(rank: int | None, record: CData, state: Literal["live", "left", "dead"], waiter: CData | None) -> Peer:
     host = ffi.string(record.host).decode("utf-8", "replace")
-    if waiter is None or state != "live":
+    if waiter is None or state == "left":
         return Peer(rank, record.slot, record.pid, host, state)
     note = ffi.buffer(waiter.note)[: min(waiter.note_len, lib.SST_NOTE_MAX)]
-    waited = max(lib.sst_now_ns() - waiter.since_ns, 0) / 1e9
+    waited = max(lib.sst_now_ns() - waiter.since_ns, 0) / 1e9 if state == "live" else None
     return Peer(rank, record.slot, record.pid, host, state, key_text(note), waited)

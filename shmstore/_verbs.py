@@ -235,6 +235,9 @@ class SegmentStore(Handle):
         self._must("queue_len", raw, lambda seg, until: lib.sst_queue_len(seg, USER, raw, len(raw), number, until, 0))
         return int(number[0])
 
+    def _barrier_home(self, raw: bytes) -> tuple[SegmentStore, bytes]:
+        return self, raw
+
     # -- barrier ------------------------------------------------------------------------------------------------------
 
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:

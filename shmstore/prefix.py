@@ -114,6 +114,9 @@ class PrefixStore(Store):
         cut = len(self._before)
         return [key[cut:] for key in self._store._list(self._before_raw + prefix)]  # noqa: SLF001
 
+    def _barrier_home(self, raw: bytes) -> tuple[Store, bytes] | None:
+        return self._store._barrier_home(self._before_raw + raw)  # noqa: SLF001 -- the same
+
     def queue_push(self, key: Key, value: Value) -> None:
         self._store.queue_push(self._join(key), value)
 

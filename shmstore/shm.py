@@ -146,14 +146,14 @@ class ShmStore(SegmentStore):
     def _watch_peers(self, raw: bytes) -> None:
         dead = dead_rank(self._open()) if self._watch else None
         if dead is not None:
-            waiting_on = key_text(raw)
+            last = "" if dead.waiting_on is None else f", waiting on {dead.waiting_on!r}"
             raise errors.PeerDiedError(
-                f"{self!r}: rank {dead.rank} (pid {dead.pid} on {dead.host}) died while this process waited on "
-                f"{waiting_on!r}",
+                f"{self!r}: rank {dead.rank} (pid {dead.pid} on {dead.host}) died{last}; this process waited on "
+                f"{key_text(raw)!r}",
                 rank=dead.rank,
                 pid=dead.pid,
                 host=dead.host,
-                waiting_on=waiting_on,
+                waiting_on=dead.waiting_on,
             )
 
     def __repr__(self) -> str:

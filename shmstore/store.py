@@ -270,11 +270,15 @@ class Store(ABC):
     ) -> None:
         self.close()
 
-    # -- for PrefixStore ----------------------------------------------------------------------------------------------
+    # -- for PrefixStore and Barrier ----------------------------------------------------------------------------------
 
     def _count(self, prefix: bytes) -> int:
         """How many keys begin with `prefix`. A store that can count them where they lie does."""
         return len(self._list(prefix))
+
+    def _barrier_home(self, raw: bytes) -> tuple[Store, bytes] | None:  # noqa: ARG002 -- a hook
+        """The store in a segment that has barriers of its own, and the key there; None where there is none below."""
+        return None
 
     def _list(self, prefix: bytes) -> list[str]:
         """The keys that begin with `prefix`, whole."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from shmstore import PrefixStore
@@ -19,12 +20,13 @@ def seg(store: Any) -> Any:
 
 
 def waits(store: Any) -> list[str]:
-    """What every wait in progress in the segment waits on."""
+    """What every wait of the living in the segment waits on."""
     room = 256
     out = ffi.new("sst_waiter[]", room)
     n = lib.sst_waiters(seg(store), out, room)
     assert n >= 0, n
-    return [ffi.buffer(out[i].note, min(out[i].note_len, 80))[:].decode(errors="replace") for i in range(n)]
+    notes = [ffi.buffer(one.note)[: min(one.note_len, lib.SST_NOTE_MAX)] for one in out[0:n] if not one.dead]
+    return [note.decode(errors="replace") for note in notes]
 
 
 def parked(store: Any, key: str, n: int = 1, limit_s: float = 20.0) -> None:
@@ -36,6 +38,14 @@ def parked(store: Any, key: str, n: int = 1, limit_s: float = 20.0) -> None:
             return
         assert time.monotonic() < end, f"nobody came to wait on {key!r} ({n} wanted); waits are {now}"
         time.sleep(0.001)  # a park wakes nobody: it can only be looked for
+
+
+def until(true: Callable[[], bool], limit_s: float = 20.0) -> None:
+    """Returns once it is so: for what nobody is woken for, and can only be looked for."""
+    end = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < end, "it did not come to be so"
+        time.sleep(0.001)
 
 
 def verify(store: Any) -> list[str]:

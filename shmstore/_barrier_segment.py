@@ -1,0 +1,218 @@
+"""SegmentBarrier: a Barrier in shared memory, where the core has one (`_core/barrier.c`).
+
+A wait is one call into the core as long as yielding is enough: `door_barrier` answers with the index, or with the
+arrival so far, and the call goes on from there with parks of 50 ms. Between two of them signal handlers run, a closed
+handle is noticed, and one of those who wait looks, for all, who cannot come any more.
+"""
+
+# ruff: noqa: SLF001 -- the barrier of a store is a part of it
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from shmstore import errors
+from shmstore._deadline import Timeout
+from shmstore._doors import AGAIN, OK, SLICE_NS, TIMED_OUT, USER
+from shmstore._keys import shown
+from shmstore._native import door_barrier, ffi, lib
+from shmstore._peers import Peer, peers_of
+from shmstore._verbs import SegmentStore
+from shmstore.barrier import Attempt, Barrier, Break, Missing, peer_text
+
+if TYPE_CHECKING:
+    from shmstore._native import CData
+
+_Kind = Literal["timeout", "abort", "interrupt", "left", "died"]
+_CAUSES: Final[dict[_Kind, int]] = {
+    "timeout": lib.SST_BAR_TIMEOUT,
+    "abort": lib.SST_BAR_ABORT,
+    "interrupt": lib.SST_BAR_INTERRUPT,
+    "left": lib.SST_BAR_LEFT,
+    "died": lib.SST_BAR_DEAD,
+}
+_KINDS: Final[dict[int, _Kind]] = {code: kind for kind, code in _CAUSES.items()}
+
+
+class SegmentBarrier(Barrier):
+    """A barrier on a ShmStore or HashStore. It notices the deaths of ranks, and stays for good."""
+
+    @classmethod
+    def _takes(cls, store: Any, raw: bytes) -> bool:
+        home = getattr(store, "_barrier_home", None)
+        return home is not None and home(raw) is not None
+
+    def _setup(self) -> None:
+        home, raw = self._store._barrier_home(self._raw)
+        assert isinstance(home, SegmentStore)
+        self._home = home
+        self._bar = ffi.new("sst_bar *")
+        rank = lib.SST_NO_RANK if self._rank is None else self._rank
+        code = home._run(
+            "Barrier",
+            raw,
+            lambda seg, until: lib.sst_bar_open(
+                seg, USER, raw, len(raw), self._parties, rank, home._waiter_rank(), until, self._bar
+            ),
+        )
+        if code == lib.SST_EPARTIES:
+            given = "without ranks" if self._rank is None else "with ranks"
+            raise ValueError(
+                f"barrier {shown(self._raw)} on {home!r} was made for other parties: not for {self._parties} {given}; "
+                "all that name it give the same number, and all of them a rank or none"
+            )
+        if code < 0:
+            raise errors.from_code(code, f"Barrier({shown(self._raw)})", repr(home))
+        self._given = bytes(ffi.buffer(self._bar, ffi.sizeof("sst_bar")))
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: Timeout | None = None) -> int:
+        home = self._home
+        span = home._span_ns if timeout is None and self._span is None else self._limit(timeout)
+        done = door_barrier(home._door, self._given, span)
+        if self._told:
+            self._told.pop(get_ident(), None)
+        if isinstance(done, int):
+            return done
+        arrival = ffi.new("sst_arrival *")
+        if done is not None:
+            ffi.memmove(arrival, done, len(done))
+        try:
+            return self._park(Attempt(span), arrival)
+        except errors.BrokenBarrierError:
+            raise
+        except BaseException as error:
+            if arrival.arrived:
+                self._interrupted(arrival.epoch, error)
+            raise
+        finally:
+            if arrival.waiter:
+                lib.sst_waiter_release(home._seg, ffi.addressof(arrival[0], "waiter"))
+
+    def _park(self, attempt: Attempt, arrival: CData) -> int:
+        home = self._home
+        while True:
+            code = lib.sst_bar_wait(home._open(), self._bar, arrival, attempt.deadline, SLICE_NS)
+            if code == OK:
+                return int(arrival.index)
+            if code == TIMED_OUT:
+                arrived, missing = self._who_came(arrival.epoch)
+                raise self._timed_out(arrival.epoch, arrived, missing, attempt.elapsed(), attempt.span)
+            if code == lib.SST_EBROKEN:
+                if arrival.cause == lib.SST_BAR_RESET:
+                    raise self._was_reset(arrival.epoch)
+                raise self._broken(arrival.epoch, self._break_of(arrival))
+            if code not in AGAIN:
+                raise errors.from_code(code, f"wait at barrier {shown(self._raw)}", repr(home))
+            if self._rank is None:
+                self._watch(arrival.epoch)
+
+    def _watch(self, epoch: int) -> None:
+        """Parties without ranks: a store that watches its ranks breaks the barrier for a dead one."""
+        try:
+            self._home._watch_peers(self._raw)
+        except errors.PeerDiedError as dead:
+            cause = Break("died", dead.rank, dead.pid, dead.host, waiting_on=dead.waiting_on)
+            self._break(epoch, cause)
+            raise self._broken(epoch, cause) from dead
+
+    # -- who is missing, and why --------------------------------------------------------------------------------------
+
+    def _seats(self) -> CData:
+        seats = ffi.new("sst_seat[]", self._parties)
+        self._must(lib.sst_bar_seats(self._home._open(), self._bar, seats))
+        return seats
+
+    def _look(self) -> CData:
+        info = ffi.new("sst_bar_info *")
+        self._must(lib.sst_bar_look(self._home._open(), self._bar, info))
+        return info
+
+    def _must(self, code: int) -> int:
+        if code < 0:
+            raise errors.from_code(code, f"barrier {shown(self._raw)}", repr(self._home))
+        return code
+
+    def _who_came(self, epoch: int) -> tuple[int, list[int]]:
+        """How many arrived in that epoch, and which ranks did not; nobody is named once it has been reset."""
+        if self._rank is None:
+            info = self._look()
+            return (info.arrived if info.epoch == epoch else 0), []
+        seats = self._seats()
+        missing = [rank for rank in range(self._parties) if seats[rank].state != lib.SST_SEAT_ARRIVED]
+        if self._look().epoch != epoch:
+            return 0, []
+        return self._parties - len(missing), missing
+
+    def _break_of(self, record: CData) -> Break:
+        """The cause that an sst_arrival or sst_bar_info tells of."""
+        kind = _KINDS.get(record.cause, "abort")
+        rank = record.rank if record.rank < self._parties and (self._rank is not None or kind == "died") else None
+        if kind == "timeout":
+            arrived, missing = self._who_came(record.epoch)
+            return Break(kind, rank, arrived=arrived or None, missing=tuple(missing))
+        if kind != "died":
+            return Break(kind, rank)
+        dead = self._dead(record.rank)
+        pid = record.pid or (None if dead is None else dead.pid)
+        if dead is None or dead.pid != pid:
+            return Break(kind, record.rank, pid)
+        return Break(kind, record.rank, pid, dead.host, waiting_on=dead.waiting_on)
+
+    def _dead(self, rank: int) -> Peer | None:
+        """The record of a dead party, while it is there."""
+        at, slot = rank, None
+        if self._rank is not None:
+            seat = self._seats()[rank]
+            at, slot = seat.rank - 1, seat.slot
+        for peer in peers_of(self._home._open()):
+            if peer.state == "dead" and (peer.rank == at if at >= 0 else peer.rank is None and peer.slot == slot):
+                return peer
+        return None
+
+    def _states(self, ranks: Sequence[int]) -> list[Missing]:
+        seats = self._seats()
+        people = peers_of(self._home._open())
+        by_rank = {peer.rank: peer for peer in people if peer.rank is not None}
+        by_slot = {peer.slot: peer for peer in people if peer.rank is None}
+        found = []
+        for rank in ranks:
+            seat = seats[rank]
+            peer = by_rank.get(seat.rank - 1) if seat.rank else by_slot.get(seat.slot)
+            if seat.state == lib.SST_SEAT_UNKNOWN:
+                text = "never attached" if seat.rank else "never came to this barrier"
+            elif seat.state == lib.SST_SEAT_GONE:
+                text = "not attached any more"
+            elif seat.state == lib.SST_SEAT_ARRIVED:
+                text = "arrived just now"
+            else:
+                text = peer_text(peer)
+            found.append(Missing(rank, text))
+        return found
+
+    # -- the rest of Barrier's hooks ----------------------------------------------------------------------------------
+
+    def _now(self) -> tuple[int, Break | None]:
+        info = self._look()
+        return info.epoch, self._break_of(info) if info.broken else None
+
+    @property
+    def epoch(self) -> int:
+        return int(self._look().epoch)
+
+    @property
+    def broken(self) -> bool:
+        return bool(self._look().broken)
+
+    def _waiting(self) -> int:
+        info = self._look()
+        return 0 if info.broken else int(info.arrived)
+
+    def _break(self, epoch: int | None, cause: Break) -> None:
+        seg, why, rank = self._home._open(), _CAUSES[cause.kind], cause.rank or 0
+        self._must(lib.sst_bar_break(seg, self._bar, epoch is None, epoch or 0, why, rank))
+
+    def _reset(self, told: int | None) -> None:
+        self._must(lib.sst_bar_reset(self._home._open(), self._bar, told is None, told or 0))
