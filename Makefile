@@ -1,7 +1,9 @@
 # What a person types. All of it happens in .venv and build/, both of which `make clean` removes.
 #
 #   make demo   installs shmstore into .venv and counts the standard library's words with eight processes
-#   make test   the C tests, plain and under sanitizers, then pytest
+#   make test   the C tests, plain and under sanitizers, then pytest; then a table of what was killed, fuzzed, searched
+#   make proofs the long form of that: every store, 10,000 kills an engine, 10,000,000 executions a target; takes hours.
+#               Each of its parts alone: make proofs-core, proofs-life, proofs-storm, proofs-model, mutants, fuzz
 #   make fuzz   hostile segments, the long form: libFuzzer on two targets, each in a process of its own; needs clang
 #   make mutants  removes one check of the core after the other; the short form of the fuzz targets must find each
 #   make bench  measures against torch's stores, Redis, LMDB and MPI (what is not installed is named); BENCH: its options
@@ -21,6 +23,8 @@ CLANG        ?= clang
 FUZZ_RUNS    ?= 10000000
 FUZZ_SECONDS ?= 0
 FUZZ         ?=
+# Of the storm in its long form, an engine.
+KILLS        ?= 10000
 JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
 
 BIN := $(VENV)/bin
@@ -31,10 +35,15 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Editable: a change of Python needs no install; a change of C reruns Ninja in build/extension.
 PACKAGE := $(INSTALL) --no-build-isolation --config-settings=build-dir=build/extension --editable
 
+# $(SHOW) NAME -- COMMAND: prints what COMMAND recorded in build/proofs/NAME, and ends badly where that has a finding.
+SHOW  := $(BIN)/python tests/proofs.py run build/proofs/
+PARTS := $(MAKE) --no-print-directory --jobs=1
+
 SOURCES   := pyproject.toml $(wildcard shmstore/*.py shmstore/*/*.py shmstore/_core/*)
 C_FILES   := $(wildcard $(foreach at,shmstore/_core tests/core tests/fuzz bench/limit,$(at)/*.c $(at)/*.h))
 
-.PHONY: venv demo test test-c test-py fuzz mutants bench lint format clean
+.PHONY: venv demo test test-c test-py proofs proofs-core proofs-life proofs-storm proofs-model fuzz mutants bench lint \
+    format clean
 
 venv: $(VENV)/stamp-tools
 
@@ -62,25 +71,50 @@ $(VENV)/stamp-lint: $(VENV)/stamp-tools $(SOURCES)
 demo: $(VENV)/stamp-cli
 	$(BIN)/shmstore demo
 
-test: test-c test-py
+test: $(VENV)/stamp-tools
+	$(SHOW)test --all -- $(PARTS) test-c test-py
 
-# $(call c_tests,DIRECTORY,SANITIZERS): configure, build and run tests/core in build/DIRECTORY.
-define c_tests
-	$(BIN)/cmake -S shmstore/_core -B build/$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+# $(call c_build,NAME,SANITIZERS): configure and build the core and its C tests in build/core-NAME.
+define c_build
+	$(BIN)/cmake -S shmstore/_core -B build/core-$(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	    -DSST_EXTENSION=OFF -DSST_TESTS=ON -DSST_SANITIZE=$(2) --log-level=WARNING
-	$(BIN)/cmake --build build/$(1) --parallel $(JOBS)
-	$(BIN)/ctest --test-dir build/$(1) --output-on-failure --parallel $(JOBS)
+	$(BIN)/cmake --build build/core-$(1) --parallel $(JOBS)
 endef
 
-test-c: $(VENV)/stamp-tools
-	$(call c_tests,core-plain,)
-	$(call c_tests,core-asan,address$(comma)undefined)
-	$(call c_tests,core-tsan,thread)
-
 comma := ,
+SANITIZERS_asan := address$(comma)undefined
+SANITIZERS_tsan := thread
+
+test-c: $(VENV)/stamp-tools
+	$(SHOW)test-c -- $(PARTS) test-core-plain test-core-asan test-core-tsan
+
+test-core-%: $(VENV)/stamp-tools
+	$(call c_build,$*,$(SANITIZERS_$*))
+	$(BIN)/ctest --test-dir build/core-$* --output-on-failure --parallel $(JOBS)
 
 test-py: $(VENV)/stamp-test
 	$(BIN)/python -m pytest
+
+# -- the long form: a part that fails keeps no other from being run ---------------------------------------------------
+proofs: $(VENV)/stamp-test
+	$(SHOW)long --all -- $(PARTS) --keep-going proofs-core proofs-life proofs-storm proofs-model mutants fuzz
+
+proofs-core: $(VENV)/stamp-tools
+	$(call c_build,plain,)
+	$(SHOW)core -- env SST_LONG=1 $(BIN)/ctest --test-dir build/core-plain --tests-regex '^fault_' --timeout 36000 \
+	    --output-on-failure --parallel $(JOBS)
+
+proofs-life: $(VENV)/stamp-test
+	$(SHOW)life -- env SHMSTORE_LONG=1 $(BIN)/python -m pytest tests/life/test_kills.py tests/barrier/test_segment_deaths.py
+
+proofs-storm: $(VENV)/stamp-test
+	$(SHOW)storm -- $(PARTS) --keep-going storm-futex storm-semaphore
+
+storm-%: $(VENV)/stamp-test
+	$(BIN)/python -m tests.crash.storm --kills $(KILLS) --sync $*
+
+proofs-model: $(VENV)/stamp-test
+	$(SHOW)model -- $(BIN)/python -m pytest tests/model/test_promela.py
 
 # Findings end up in build/fuzz, one file each; `build/core-asan/fuzz_live FILE` runs one again.
 define fuzz_needs
@@ -97,18 +131,32 @@ fuzz: $(VENV)/stamp-tools
 	$(BIN)/cmake -S shmstore/_core -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	    -DCMAKE_C_COMPILER=$(CLANG) -DSST_EXTENSION=OFF -DSST_FUZZ=ON --log-level=WARNING
 	$(BIN)/cmake --build build/fuzz --parallel $(JOBS)
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target fuzz-live fuzz-attach
+	$(SHOW)fuzz -- $(MAKE) --no-print-directory --jobs=2 --output-sync=target fuzz-live fuzz-attach
 
 fuzz-%:
 	@mkdir -p build/fuzz/corpus-$*
 	@build/fuzz/fuzz_seeds --write build/fuzz/corpus-$*
+	@$(BIN)/python tests/proofs.py add began 'fuzz: fuzz_$*, libFuzzer'
 	build/fuzz/fuzz_$* -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=513 \
 	    -print_final_stats=1 -artifact_prefix=build/fuzz/$*- $(FUZZ) build/fuzz/corpus-$* > build/fuzz/$*.log 2>&1 \
 	    || { tail -n 60 build/fuzz/$*.log; exit 1; }
+	@$(BIN)/python tests/proofs.py add ended 'fuzz: fuzz_$*, libFuzzer' \
+	    "executions=$$(sed -n 's/^stat::number_of_executed_units: *//p' build/fuzz/$*.log)" \
+	    "a second=$$(sed -n 's/^stat::average_exec_per_sec: *//p' build/fuzz/$*.log)"
 	@echo "fuzz_$*: no finding"; grep -e number_of_executed -e average_exec -e peak_rss build/fuzz/$*.log
 
+# The mutants' own runs of the targets record nothing: that they fail is what is wanted.
 mutants: $(VENV)/stamp-tools
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/fuzz/mutant.py build/mutants
+	$(SHOW)mutants -- $(PARTS) find-mutants
+
+find-mutants:
+	@mkdir -p build
+	@$(BIN)/python tests/proofs.py add began 'fuzz: checks of the core removed'
+	env -u SHMSTORE_PROOFS PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/fuzz/mutant.py build/mutants \
+	    > build/mutants.log 2>&1 || { cat build/mutants.log; exit 1; }
+	@cat build/mutants.log
+	@$(BIN)/python tests/proofs.py add ended 'fuzz: checks of the core removed' \
+	    "removed and found=$$(sed -n 's/^mutants: \(.*\) found$$/\1/p' build/mutants.log)"
 
 bench: $(VENV)/stamp-bench
 	$(BIN)/python -m bench $(BENCH)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +17,18 @@ import pytest
 # `harness` and `workers` are imported by name, also by spawned children, under every pytest import mode.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import proofs
 from harness import Team
 
 SHM = Path("/dev/shm")
 LIMIT_S = 90
+RECORDS = pytest.StashKey[list[proofs.Record]]()
+OUTCOME = pytest.StashKey[tuple[str, str]]()  # of a test: what became of it, and why it was skipped
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaks: the test may leave things behind (say why)")
+    config.stash[RECORDS] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -105,3 +109,47 @@ def team() -> Iterator[Team]:
     """Processes of the test's own; one that hangs is told before pytest's limit."""
     with Team(80) as team:
         yield team
+
+
+# -- what tests have shown, in figures --------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.when == "call" or report.outcome != "passed":
+        why = str(report.longrepr[2]) if report.skipped and isinstance(report.longrepr, tuple) else "see its report"
+        item.stash[OUTCOME] = (report.outcome, why)
+    return report
+
+
+@pytest.fixture
+def proof(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+    """proof("life: create by name", kills=40, survived=40): figures of this test, for the table that the run ends with.
+
+    The first argument is a part of `proofs.PARTS` and a row of it, the others are the figures: int, str, or a float,
+    which is shown with one decimal. To be called once or more, after what they are about has been found to be so. A
+    test that took this and fails, or is skipped, is shown as that. `proofs.LONG` says that the long form is asked for.
+    """
+    records = request.config.stash[RECORDS]
+    shown = 0
+
+    def proof(what: str, **figures: object) -> None:
+        nonlocal shown
+        records.append(proofs.record("ended", what, **figures))
+        shown += 1
+
+    yield proof
+    outcome, why = request.node.stash.get(OUTCOME, ("failed", ""))
+    if outcome != "passed":
+        state = "skipped" if outcome == "skipped" else "failed"
+        records.append(proofs.record(state, f"{request.path.parent.name}: {request.node.name}", why=why))
+    else:
+        assert shown, "it took `proof`, passed and showed nothing: let it call proof(...) with what it found"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[RECORDS] and not os.environ.get(proofs.VARIABLE):  # else whoever set that prints a table of all
+        terminalreporter.section("what was shown")
+        for line in proofs.table(config.stash[RECORDS]):
+            terminalreporter.write_line(line)

@@ -9,7 +9,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +42,39 @@
             exit(1);                                                                                                   \
         }                                                                                                              \
     } while (0)
+
+/* -- records for tests/proofs.py ----------------------------------------------------------------------------------- */
+#if defined(__SANITIZE_ADDRESS__)
+#define BUILD "sanitized"
+#else
+#define BUILD "plain"
+#endif
+
+/* Appends "state TAB what TAB figures" to the file of this process in $SHMSTORE_PROOFS; does nothing without that.
+ *
+ *   proof("began", "core: set new", "engine=%s", "futex")        before
+ *   proof("ended", "core: set new", "engine=%s	kills=%d", ...)  after, when all of it was found to be so
+ *
+ * What began and did not end, with the same engine and build, is a finding. */
+__attribute__((format(printf, 3, 4))) static inline void proof(const char *state, const char *what, const char *figures,
+                                                               ...) {
+    const char *directory = getenv("SHMSTORE_PROOFS");
+    char path[PATH_MAX], line[1024];
+    va_list args;
+    if (directory == NULL || *directory == 0)
+        return;
+    int n = snprintf(line, sizeof line, "%s\t%s\tbuild=" BUILD "\t", state, what);
+    va_start(args, figures);
+    n += vsnprintf(line + n, sizeof line - (size_t)n, figures, args);
+    va_end(args);
+    CHECK(n + 2 < (int)sizeof line);
+    line[n++] = '\n';
+    CHECK(snprintf(path, sizeof path, "%s/c-%d", directory, (int)getpid()) < (int)sizeof path);
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+    CHECK(fd >= 0);
+    CHECK_IS(write(fd, line, (size_t)n), n);
+    (void)close(fd);
+}
 
 typedef struct {
     int fd; /* the memfd: a third open, neither mapped nor locked */

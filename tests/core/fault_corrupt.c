@@ -6,6 +6,8 @@
 #include "guard.h"
 #include "lock.h"
 
+#include <inttypes.h>
+
 static uint32_t entry_at(sst_seg *s, const char *name, sst_key *k, sst_entry **e) {
     sst_place place;
     CHECK_IS(sst_key_make(s, SST_USER, name, strlen(name), k), SST_OK);
@@ -87,10 +89,15 @@ static uint64_t enumerate(uint32_t engine, int heap) {
 
 /* fault_corrupt [ENGINE]: without one, both. */
 int main(int argc, char **argv) {
+    static const char *const what[] = {"core: repair of a corrupt stripe", "core: repair of a corrupt heap"};
     EACH_ENGINE(engine)
     if (argc < 2 || strcmp(argv[1], engine_name(engine)) == 0)
-        for (int heap = 0; heap < 2; heap++)
-            (void)printf("%s: %llu kills in the repair of a corrupt %s\n", engine_name(engine),
-                         (unsigned long long)enumerate(engine, heap), heap ? "heap" : "stripe");
+        for (int heap = 0; heap < 2; heap++) {
+            proof("began", what[heap], "engine=%s", engine_name(engine));
+            uint64_t n = enumerate(engine, heap); /* each has ended the program where it was not survived */
+            proof("ended", what[heap], "engine=%s\tstores=%" PRIu64 "\tkills=%" PRIu64 "\tsurvived=%" PRIu64,
+                  engine_name(engine), n, n, n);
+            (void)printf("%-9s %s: %" PRIu64 " stores, as many kills survived\n", engine_name(engine), what[heap], n);
+        }
     return 0;
 }

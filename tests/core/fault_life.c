@@ -13,6 +13,7 @@
 #include "liveness.h"
 #include "view.h"
 
+#include <inttypes.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -20,7 +21,7 @@
 static char big[BIG + 1];
 
 static const char *here_name;
-static uint64_t here_n, kills;
+static uint64_t here_n;
 static int interruptions; /* that many times what is more than a page is EINTR first */
 
 /* Takes the place of the libc's in this program. */
@@ -88,15 +89,22 @@ static void works(sst_seg *s) {
     clean(s);
 }
 
-/* Runs `one` for n = 1, 2, ... until its child comes through; prints how many stores that were. */
+/* Runs `one` for n = 1, 2, ... until its child comes through; prints how many stores that were. Each `one` has ended the
+ * program where what it must find is not so: what comes back was survived. */
 static uint64_t each_store(const char *name, int (*one)(const life *l, uint64_t n), const life *l) {
+    char what[80];
+    uint64_t survived = 0;
     here_name = name;
+    (void)snprintf(what, sizeof what, "core: %s", name);
+    proof("began", what, "engine=%s", engine_name(l->engine));
     for (here_n = 1; one(l, here_n); here_n++)
-        kills++;
-    (void)printf("%-9s %-32s %4llu stores\n", engine_name(l->engine), name, (unsigned long long)here_n - 1);
+        survived++;
+    proof("ended", what, "engine=%s\tstores=%" PRIu64 "\tkills=%" PRIu64 "\tsurvived=%" PRIu64, engine_name(l->engine),
+          here_n - 1, here_n - 1, survived);
+    (void)printf("%-9s %-32s %4" PRIu64 " stores, as many kills survived\n", engine_name(l->engine), name, survived);
     (void)fflush(stdout);
     here_name = NULL;
-    return here_n - 1;
+    return survived;
 }
 
 /* -- create --------------------------------------------------------------------------------------------------------- */
@@ -422,10 +430,9 @@ int main(int argc, char **argv) {
     EACH_ENGINE(engine) {
         if (argc > 1 && strcmp(argv[1], engine_name(engine)) != 0)
             continue;
-        kills = 0;
         creations(engine);
         life l = {.capacity = 4 * MIB, .engine = engine};
-        (void)each_store("leave, mark dead", leave_killed, &l);
+        (void)each_store("last one out, marks it dead", leave_killed, &l);
         uint64_t stores = each_store("grow", grow_killed, &l);
         for (l.how = 1; l.how < 4; l.how++)
             (void)each_store("grow, interrupted", grow_killed, &l);
@@ -436,7 +443,6 @@ int main(int argc, char **argv) {
         for (l.how = 0; l.how < 2; l.how++)
             (void)each_store(l.how ? "fork, child leaves" : "fork", fork_killed, &l);
         orphan(engine);
-        (void)printf("%s: %llu kills in the life of a segment\n", engine_name(engine), (unsigned long long)kills);
     }
     return 0;
 }

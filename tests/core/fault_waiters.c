@@ -8,12 +8,16 @@
  * still parked while it is stopped: a stopped holder is not robbed. Then it is killed, and both verbs come through. */
 #include "scenarios.h"
 
+#include <inttypes.h>
+
 #define SLICE  (20 * MS)   /* of the waits here; Python's is 50 ms */
 #define WITHIN (30 * SEC) /* a wait that has not ended by then hangs */
 
 static int stop; /* in a child: stop where the fault build would kill */
 static const char *here_name;
-static uint64_t here_n, slowest_ns, alone, helped;
+static uint64_t here_n, kills, alone, helped;
+static double took_ms[8192]; /* from each death on, whose files are closed then, until the first waiter had ended */
+static size_t times;
 
 /* Takes the place of the libc's in this program: fault.c calls it. */
 int raise(int sig) { return kill(getpid(), stop && sig == SIGKILL ? SIGSTOP : sig); }
@@ -93,8 +97,8 @@ static void until_parked(sst_seg *s, pid_t pid, int waits) {
         await("parked", 0, since);
 }
 
-/* One of the two ends well, in time; its pid becomes 0. */
-static void ends(pid_t pids[2], uint64_t since) {
+/* One of the two ends well, in time; its pid becomes 0. The milliseconds that took. */
+static double ends(pid_t pids[2], uint64_t since) {
     for (;;) {
         for (int i = 0; i < 2; i++) {
             int status = 0;
@@ -102,12 +106,15 @@ static void ends(pid_t pids[2], uint64_t since) {
                 continue;
             CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
             pids[i] = 0;
-            uint64_t took = sst_now_ns() - since;
-            slowest_ns = took > slowest_ns ? took : slowest_ns;
-            return;
+            return (double)(sst_now_ns() - since) / 1e6;
         }
         await("a waiter ended", 0, since);
     }
+}
+
+static void note(double ms) {
+    if (times < sizeof took_ms / sizeof *took_ms)
+        took_ms[times++] = ms;
 }
 
 /* -- did it happen? ----------------------------------------------------------------------------------------------------- */
@@ -175,16 +182,17 @@ static int wakes(const scenario *sc, uint32_t engine, uint64_t n) {
     }
     victim_go(&v);
     int dead = victim_end(&v, NULL), ended = 0;
+    kills += (uint64_t)dead;
     uint64_t since = sst_now_ns();
     if (happened(t.b, sc->waits, many)) {
-        ends(pids, since);
+        note(ends(pids, since));
         ended = 1;
         alone++;
     }
     for (; ended < many; ended++) {
         since = sst_now_ns();
         help(t.b, sc);
-        ends(pids, since);
+        (void)ends(pids, since);
         helped++;
     }
     CHECK_IS(queue_len(t.a, KEY), 0);
@@ -194,7 +202,7 @@ static int wakes(const scenario *sc, uint32_t engine, uint64_t n) {
 
 /* -- on the lock -------------------------------------------------------------------------------------------------------- */
 /* 1: it was stopped at its n-th store; 0: it came through. */
-static int on_the_lock(const scenario *sc, uint32_t engine, uint64_t n, uint64_t *robbed) {
+static int on_the_lock(const scenario *sc, uint32_t engine, uint64_t n, uint64_t *survived) {
     twin t;
     sst_key k;
     int status = 0;
@@ -224,18 +232,64 @@ static int on_the_lock(const scenario *sc, uint32_t engine, uint64_t n, uint64_t
     if (owner != 0) {
         CHECK_IS(waitpid(-1, NULL, WNOHANG), 0);
         CHECK_IS(ld32(word), owner | SST_WAITERS);
-        ++*robbed;
     }
     CHECK_IS(kill(v.pid, SIGKILL), 0);
     CHECK_IS(waitpid(v.pid, NULL, 0), v.pid);
     uint64_t since = sst_now_ns();
-    for (int i = 0; i < 2 && owner != 0; i++)
-        ends(pids, since);
-    if (owner != 0)
+    kills += owner != 0;
+    if (owner != 0) {
+        note(ends(pids, since)); /* the first of them has repaired */
+        (void)ends(pids, since);
         CHECK(holds(t.b, KEY, "waiter"));
+    }
     sst_waiter_release(t.a, &standing);
     twin_shut(&t);
+    *survived += owner != 0;
     return 1;
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* -- all of them --------------------------------------------------------------------------------------------------- */
+typedef struct {
+    const char *what;
+    uint64_t survived;
+} tally;
+
+static void begin(tally *sums, uint32_t engine) {
+    kills = alone = helped = times = 0;
+    proof("began", sums->what, "engine=%s", engine_name(engine));
+}
+
+static void show(const tally *sums, uint32_t engine) {
+    CHECK(times > 0);
+    qsort(took_ms, times, sizeof *took_ms, by_size);
+    char ends[80] = "";
+    if (alone + helped > 0)
+        (void)snprintf(ends, sizeof ends, "\tended alone=%" PRIu64 "\tby the survivor's verb=%" PRIu64, alone, helped);
+    proof("ended", sums->what,
+          "engine=%s\tkills=%" PRIu64 "\tsurvived=%" PRIu64 "\tfirst through after, median ms=%.1f\tmax ms=%.1f%s",
+          engine_name(engine), kills, sums->survived, took_ms[times / 2], took_ms[times - 1], ends);
+    (void)printf("%s, %s: %" PRIu64
+                 " kills survived; from the death until the first was through %.1f ms in the median, "
+                 "%.1f at most%s\n",
+                 sums->what, engine_name(engine), sums->survived, took_ms[times / 2], took_ms[times - 1], ends);
+    (void)fflush(stdout);
+}
+
+static void beside_waiters(const scenario *sc, uint32_t engine, tally *sums) {
+    here_name = sc->name;
+    for (here_n = 1; sc->waits != NOBODY && wakes(sc, engine, here_n); here_n += stride())
+        sums->survived++;
+}
+
+static void beside_the_parked(const scenario *sc, uint32_t engine, uint64_t first, uint64_t step, tally *sums) {
+    here_name = sc->name;
+    for (here_n = first; !sc->in_attach && on_the_lock(sc, engine, here_n, &sums->survived); here_n += step)
+        ;
 }
 
 /* fault_waiters [ENGINE]: without one, both. */
@@ -243,30 +297,20 @@ int main(int argc, char **argv) {
     memset(big, 'B', BIG);
     CHECK_IS(atexit(say_where), 0);
     const uint64_t step = getenv("SST_LONG") ? 1 : 9;
+    const size_t n = sizeof scenarios / sizeof *scenarios;
     EACH_ENGINE(engine) {
         if (argc > 1 && strcmp(argv[1], engine_name(engine)) != 0)
             continue;
-        uint64_t kills = 0, locks = 0;
-        alone = helped = slowest_ns = 0;
-        for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++) {
-            here_name = scenarios[i].name;
-            for (here_n = 1; scenarios[i].waits != NOBODY && wakes(&scenarios[i], engine, here_n); here_n += stride())
-                kills++;
-        }
-        (void)printf(
-            "%s: %llu kills beside waiters; %llu waits ended alone, %llu by the survivor's verb, after %.1f ms "
-            "at most\n",
-            engine_name(engine), (unsigned long long)kills, (unsigned long long)alone, (unsigned long long)helped,
-            (double)slowest_ns / 1e6);
-        (void)fflush(stdout);
-        slowest_ns = 0;
-        for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++) {
-            here_name = scenarios[i].name;
-            for (here_n = 1 + i % step; !scenarios[i].in_attach && on_the_lock(&scenarios[i], engine, here_n, &locks);)
-                here_n += step;
-        }
-        (void)printf("%s: %llu holders stopped, then killed, beside two on the lock: after %.1f ms at most\n",
-                     engine_name(engine), (unsigned long long)locks, (double)slowest_ns / 1e6);
+        tally waits = {.what = "core: beside those who wait"},
+              locks = {.what = "core: holders, two parked on the lock"};
+        begin(&waits, engine);
+        for (size_t i = 0; i < n; i++)
+            beside_waiters(&scenarios[i], engine, &waits);
+        show(&waits, engine);
+        begin(&locks, engine);
+        for (size_t i = 0; i < n; i++)
+            beside_the_parked(&scenarios[i], engine, 1 + i % step, step, &locks);
+        show(&locks, engine);
     }
     here_name = NULL;
     return 0;

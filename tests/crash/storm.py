@@ -2,12 +2,14 @@
 
     python -m tests.crash.storm --kills 10000 --sync futex
 
-runs the long form; `test_storm.py` runs a short one in the suite. Two oracles that do not depend on each other look at
-what is left: the journal that each worker keeps outside the segment (`storm_journal`: nothing answered is lost, nothing
-is applied twice), and the core's own `verify`, in the middle of it all and at the end of each round. A round is some
-hundred kills; after it everybody is killed, or, every second time, told to end and has to, and everything the segment
-holds is compared with the journal and deleted. Nothing hangs: in each nursery one worker is not killed before the end
-of its round, no verb may take longer than `SLOW_S`, and a round that overruns has the stacks of all printed.
+runs the long form, as `make proofs` does; `test_storm.py` runs a short one in the suite. Two oracles that do not depend
+on each other look at what is left: the journal that each worker keeps outside the segment (`storm_journal`: nothing
+answered is lost, nothing is applied twice), and the core's own `verify`, in the middle of it all and at the end of each
+round. A round is some hundred kills; after it everybody is killed, or, every second time, told to end and has to, and
+everything the segment holds is compared with the journal and deleted. Nothing hangs: in each nursery one worker is not
+killed before the end of its round, no verb may take longer than `SLOW_S`, and a round that overruns has the stacks of
+all printed. A probe (`storm_probe`) measures how long it takes after a death until what the dead had in hand can be
+used again.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,9 +36,11 @@ for _path in (str(HERE), str(HERE.parent)):  # as a script it is run from anywhe
         sys.path.insert(0, _path)
 
 import inside  # noqa: E402 -- found by the path above
+import proofs  # noqa: E402
 import storm_journal  # noqa: E402
-from harness import Child, Overrun, Team  # noqa: E402
+from harness import Overrun, Team  # noqa: E402
 from storm_nursery import nursery  # noqa: E402
+from storm_probe import Recovery, probe  # noqa: E402
 from storm_worker import Plan  # noqa: E402
 
 from shmstore import QueueEmptyError, ShmStore, StoreTimeoutError  # noqa: E402
@@ -57,15 +65,47 @@ class Report:
     took_s: float = 0.0
     stormed_s: float = 0.0  # of it, until all were dead; the rest went into comparing
     used: int = 0  # bytes of the heap at the end
+    recoveries: list[Recovery] = field(default_factory=list)
+    untaken: int = 0  # kills whose lock the probe's verbs did not need
+    unseen: int = 0  # workers that were gone before the probe had seen them
     wrong: list[str] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)  # of what is wrong
+
+    def found(self, kind: str, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.kinds[kind] += 1
+            self.wrong.append(f"{kind}: {line}")
+
+    def figures(self) -> dict[str, object]:
+        """What the table of the run shows."""
+        held = [recovery.took_ns / 1e6 for recovery in self.recoveries if recovery.held]
+        every = [recovery.took_ns / 1e6 for recovery in self.recoveries]
+        return {
+            "kills": self.kills,
+            "amid a verb": self.amid,
+            "answered": self.operations,
+            **{kind: self.kinds[kind] for kind in ("lost", "applied twice", "hung", "failed")},
+            "verified": self.verified,
+            "broken": self.kinds["verify"],
+            "recoveries": len(every),
+            "median ms": span(every, statistics.median),
+            "max ms": span(every, max),
+            "of a lock still held": len(held),
+            "their median ms": span(held, statistics.median),
+            "their max ms": span(held, max),
+            "never seen alive": self.unseen,
+            "lock not needed yet": self.untaken,
+            "slowest verb ms": round(self.slowest_s * 1e3),
+            "seconds": self.took_s,
+            "seed": self.seed,
+        }
 
     def __str__(self) -> str:
-        return (
-            f"storm, {self.engine}: {self.kills} kills ({self.amid} in the middle of a verb), {self.operations} "
-            f"operations answered, {len(self.wrong)} lost, applied twice or hung; verify clean {self.verified} times; "
-            f"slowest verb {self.slowest_s * 1e3:.0f} ms, heap {self.used >> 10} KiB; {self.rounds} rounds, "
-            f"{self.took_s:.1f} s, {self.stormed_s:.1f} of them in the storm, seed {self.seed}"
-        )
+        return f"storm, {self.engine}: " + ", ".join(proofs.shown(self.figures()))
+
+
+def span(values: list[float], of: Callable[[list[float]], float]) -> str:
+    return f"{of(values):.2f}" if values else "-"
 
 
 class Storm:
@@ -79,12 +119,20 @@ class Storm:
         self.stacks = self.directory / "stacks"
         self.stacks.touch()
         self.store = ShmStore(name, sync=engine, timeout=20, capacity=64 << 20)  # type: ignore[arg-type]
-        self.nurseries: list[Child] = []
-        for index in range(NURSERIES):
-            plan = Plan(
-                name, engine, str(self.journal), str(self.stacks), index, workers // NURSERIES, pace_s * NURSERIES, seed
-            )
-            self.nurseries.append(team.start(nursery, plan))
+        plan = Plan(
+            name,
+            engine,
+            str(self.journal),
+            str(self.stacks),
+            str(self.directory / "probe"),
+            0,
+            workers // NURSERIES,
+            pace_s * NURSERIES,
+            seed,
+        )
+        self.probe = team.start(probe, plan)
+        assert self.probe.hear() == "up"
+        self.nurseries = [team.start(nursery, plan._replace(index=index)) for index in range(NURSERIES)]
         for child in self.nurseries:
             assert child.hear() == "up"
 
@@ -103,10 +151,17 @@ class Storm:
                 self.verify("amid the kills")
             said = child.hear()
             deaths |= said["deaths"]
-            self.report.wrong += said["wrong"]
+            self.report.found("failed", said["wrong"])
         self.report.kills += len(deaths)
         self.report.rounds += 1
         self.report.stormed_s += time.monotonic() - start
+        self.probe.say("what have you measured?")
+        measured = self.probe.hear()
+        self.report.recoveries += measured["recoveries"]
+        slow = [one for one in measured["recoveries"] if one.took_ns > SLOW_S * 1e9]
+        self.report.found("hung", (f"a recovery took that long: {one}" for one in slow))
+        self.report.untaken += measured["untaken"]
+        self.report.unseen += measured["unseen"]
         self.verify("at the end of a round")
         self.compare(deaths)
         self.verify("when all is deleted")
@@ -114,7 +169,7 @@ class Storm:
 
     def verify(self, when: str) -> None:
         self.report.verified += 1
-        self.report.wrong += [f"verify {when}: {line}" for line in inside.verify(self.store)]
+        self.report.found("verify", (f"{when}: {line}" for line in inside.verify(self.store)))
 
     def compare(self, deaths: dict[int, int]) -> None:
         """The journal with what the segment holds; which is empty afterwards."""
@@ -125,12 +180,13 @@ class Storm:
         report.amid += len({op.tag for op in ops if op.result is None})
         slowest = max(ops, key=lambda op: op.end - op.start if op.end < storm_journal.FOREVER else 0)
         report.slowest_s = max(report.slowest_s, (slowest.end - slowest.start) / 1e9)
-        report.wrong += failures
+        report.found("failed", failures)
         if slowest.end - slowest.start > SLOW_S * 1e9:
-            report.wrong.append(f"{slowest.verb.decode()}({slowest.key.decode()}) took as long as a hang: {slowest}")
-        report.wrong += storm_journal.check(ops, self.take_all())
+            report.found("hung", [f"{slowest.verb.decode()}({slowest.key.decode()}) took that long: {slowest}"])
+        for line in storm_journal.check(ops, self.take_all()):
+            report.found("applied twice" if re.search("twice|several winners", line) else "lost", [line])
         if self.store.num_keys() or self.store.list_keys():
-            report.wrong.append(f"not empty when all is deleted: {self.store.list_keys()}")
+            report.found("failed", [f"not empty when all is deleted: {self.store.list_keys()}"])
         report.used = self.store._attachment.info().used
 
     def take_all(self) -> storm_journal.Holdings:
@@ -139,9 +195,9 @@ class Storm:
             try:
                 values[key.encode()] = self.store.get(key, 0)
             except StoreTimeoutError:
-                self.report.wrong.append(f"{key} is listed and not there")
+                self.report.found("lost", [f"{key} is listed and not there"])
             if not self.store.delete_key(key):
-                self.report.wrong.append(f"{key} is listed and cannot be deleted")
+                self.report.found("lost", [f"{key} is listed and cannot be deleted"])
         queues: dict[bytes, list[bytes]] = {}
         for i in range(3):
             items = queues[f"q/{i}".encode()] = []
@@ -152,7 +208,7 @@ class Storm:
                 except QueueEmptyError:
                     break
             if len(items) != due:
-                self.report.wrong.append(f"q/{i} is said to hold {due} items and holds {len(items)}")
+                self.report.found("lost", [f"q/{i} is said to hold {due} items and holds {len(items)}"])
         return storm_journal.Holdings(values, {key: items for key, items in queues.items() if items})
 
     def overrun(self, why: str) -> None:
@@ -169,7 +225,7 @@ class Storm:
 
     def close(self) -> None:
         try:
-            for child in self.nurseries:
+            for child in [*self.nurseries, self.probe]:
                 child.say(None)
                 child.result()
         finally:
@@ -221,6 +277,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no new round after that time")
     given = parser.parse_args()
     name = f"storm-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    what = f"crash: storm, {given.sync}"
+    proofs.record("began", what)
     try:
         report = storm(
             name,
@@ -237,9 +295,11 @@ def main() -> int:
         return 1
     finally:
         Path(f"/dev/shm/shmstore.{name}").unlink(missing_ok=True)
-    for line in report.wrong:
-        print(line)
-    return 1 if report.wrong else 0
+    print(*report.wrong, sep="\n")
+    if report.wrong:
+        return 1
+    proofs.record("ended", what, **report.figures())
+    return 0
 
 
 if __name__ == "__main__":

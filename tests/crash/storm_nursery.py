@@ -13,6 +13,7 @@ import gc
 import os
 import random
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -25,7 +26,7 @@ from shmstore import ShmStore
 PR_SET_PDEATHSIG: Final = 1
 
 
-def work(plan: Plan, ident: int, store: ShmStore | None, nursery_pid: int) -> int:
+def work(plan: Plan, ident: int, store: ShmStore | None, pipe: int, nursery_pid: int) -> int:
     """A worker's life, in the forked process; its exit code."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody else ends it when the nursery is gone
     if os.getppid() != nursery_pid:  # gone before that
@@ -42,7 +43,7 @@ def work(plan: Plan, ident: int, store: ShmStore | None, nursery_pid: int) -> in
     signal.signal(signal.SIGTERM, on_stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked in the nursery: none is lost on the way here
     try:
-        worker = Worker(plan, ident, store)
+        worker = Worker(plan, ident, store, pipe)
         worker.stopping = stop[0]
         worker.run()
     except BaseException:
@@ -65,18 +66,24 @@ class Nursery:
         self.living: dict[int, int] = {}  # pid -> worker
         self.deaths: dict[int, int] = {}  # worker -> when it was gone, of those that were killed
         self.wrong: list[str] = []
+        self.probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.probe.connect(plan.probe)
 
     def fork(self) -> int:
         self.born += 1
         ident = self.plan.index * 10_000_000 + self.born
         nursery_pid = os.getpid()
+        reading, writing = os.pipe()  # reads as ended when the worker's files are closed; nobody else has the other end
+        socket.send_fds(self.probe, [ident.to_bytes(8, "little")], [reading])
+        os.close(reading)
         pid = os.fork()
         if pid == 0:
             code = 3
             try:
-                code = work(self.plan, ident, self.store, nursery_pid)
+                code = work(self.plan, ident, self.store, writing, nursery_pid)
             finally:
                 os._exit(code)
+        os.close(writing)
         self.living[pid] = ident
         return pid
 
@@ -118,5 +125,6 @@ def nursery(me: Any, plan: Plan) -> None:
     me.say("up")
     while (order := me.hear()) is not None:
         me.say(one.round(*order))
+    one.probe.close()
     if store is not None:
         store.close()

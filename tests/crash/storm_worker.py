@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import time
 import traceback
 from collections.abc import Callable
@@ -12,11 +13,18 @@ from typing import Final, NamedTuple
 from storm_journal import BUSY, MISSING, payload, tag_of
 
 from shmstore import BarrierTimeoutError, QueueEmptyError, ShmStore, StoreTimeoutError
+from shmstore._native import ffi, lib
 
 PATIENCE_S: Final = 20.0
 """The timeout of the workers' handles. No verb of a storm should ever come near it: one that does has failed."""
 SHORT_S: Final = 0.004
 """Of the verbs that wait for what may never come, so that some are killed parked, and most go on."""
+NEVER: Final = b"\0what no key holds"
+"""What is expected by a compare_set that is only to take the lock."""
+SLOT: Final = struct.Struct("=II")
+"""A worker's slot and its generation, as the probe is told."""
+GOODBYE: Final = SLOT.pack(0xFFFFFFFF, 0)
+"""It ends by itself."""
 SIZES: Final = (0, 10, 60, 300, 2000, 9000, 70_000)
 
 
@@ -27,6 +35,7 @@ class Plan(NamedTuple):
     engine: str
     journal: str  # a directory: one file a worker
     stacks: str  # a file: where SIGUSR1 has the stacks of any of them written
+    probe: str  # a socket: where the probe gets the reading end of each worker's pipe
     index: int
     workers: int
     pace_s: float
@@ -36,8 +45,9 @@ class Plan(NamedTuple):
 class Worker:
     """Random verbs on one segment, each told to the journal before and after."""
 
-    def __init__(self, plan: Plan, ident: int, store: ShmStore | None) -> None:
+    def __init__(self, plan: Plan, ident: int, store: ShmStore | None, pipe: int) -> None:
         self.plan = plan
+        self.pipe = pipe
         self.ident = ident
         self.rng = random.Random(f"{plan.seed}/{ident}")
         self.seq = 0
@@ -72,6 +82,10 @@ class Worker:
         self.store = store or ShmStore(self.plan.name, timeout=PATIENCE_S)
         self.impatient = self.store.clone()
         self.impatient.set_timeout(SHORT_S)
+        slot, gen = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+        code = lib.sst_self(self.store._seg, slot, gen)
+        assert code == lib.SST_OK, code
+        os.write(self.pipe, SLOT.pack(slot[0], gen[0]))
 
     def run(self) -> None:
         while not self.stopping:
@@ -81,6 +95,7 @@ class Worker:
                     break
         self.impatient.close()
         self.store.close()
+        os.write(self.pipe, GOODBYE)
 
     def told(self, verb: str, key: str, arg: object, call: Callable[[bytes], bytes]) -> bytes:
         """call(tag), between its two lines in the journal."""

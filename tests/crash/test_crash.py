@@ -250,6 +250,9 @@ def fill(store: ShmStore) -> None:
             store.queue_push(f"queue-{i}", b"item" * j)
     store.set("big", b"b" * 100000)
     store.append("key-1", b"more")
+    seg, forever, barrier = inside.seg(store), (1 << 64) - 1, ffi.new("sst_bar *")
+    code = lib.sst_bar_open(seg, lib.SST_USER, b"barrier", len(b"barrier"), 3, 0, 0, forever, barrier)
+    assert code == lib.SST_OK, code
 
 
 # -- everybody dies ---------------------------------------------------------------------------------------------------

@@ -1,27 +1,73 @@
-"""The storm in short, and its oracle shown each of the things it is there to find."""
+"""The storm in short; its oracle and its probe shown each of the things that they are there to find."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import inside
 import pytest
+from harness import Team
 from storm import storm
 from storm_journal import FOREVER, Holdings, Op, check, payload, read, tag_of
+from storm_probe import Locks, in_hand
+
+from shmstore import ShmStore
+from shmstore._native import ffi, lib
 
 KILLS = 300
 
 
 @pytest.mark.parametrize("engine", ["futex", "semaphore"])
-def test_storm(name: str, engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_storm(name: str, engine: str, proof: Callable[..., None]) -> None:
     report = storm(name, engine, KILLS, kills_a_round=KILLS // 2)
-    with capsys.disabled():
-        print(f"\n{report}")
     assert not report.wrong, "\n".join([str(report), *report.wrong[:40]])
     assert report.kills >= KILLS
     assert report.amid > 0
     assert report.operations > KILLS
     assert report.rounds >= 2, "both ways to end a round"
+    assert report.recoveries, "the probe has measured nothing"
+    proof(f"crash: storm, {engine}", **report.figures())
+
+
+def locks_of(me: Any, name: str, what: str) -> None:
+    """Holds it, says which slot it is, and is killed."""
+    store = ShmStore(name)
+    slot, gen = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+    assert lib.sst_self(inside.seg(store), slot, gen) == lib.SST_OK
+    if what:
+        inside.hold(store, what)
+    me.say((slot[0], gen[0]))
+    me.hear()
+
+
+@pytest.mark.parametrize(("what", "held"), [("", 0), ("stripe", 1), ("heap", 2)])
+def test_the_probe_sees_what_the_dead_held(name: str, team: Team, what: str, held: int) -> None:
+    """Until a survivor has needed it. The heap is held within a stripe."""
+    with ShmStore(name) as store:
+        locks = Locks(name)
+        child = team.start(locks_of, name, what)
+        slot, gen = child.hear()
+        child.kill()
+        found = locks.of(slot, gen)
+        assert len(found) == held, "where the lock words lie: storm_probe.py reads it from the head of layout.h"
+        assert ("heap" in found) is (what == "heap")
+        assert locks.of(slot, gen + 1) == locks.of(slot + 1, gen) == []
+        store.set("held", b"mine")
+        assert locks.of(slot, gen) == []
+        locks.close()
+
+
+def test_the_probe_reads_what_a_dead_worker_was_in(tmp_path: Path) -> None:
+    path = tmp_path / "1"
+    assert in_hand(path) == ("", [])
+    path.write_bytes(b"B 1 100 add n/0 1\n")
+    assert in_hand(path) == ("add", ["n/0"])
+    path.write_bytes(b"B 1 100 add n/0 1\nD 1 110 1\n")
+    assert in_hand(path) == ("", [])
+    path.write_bytes(b"B 1 100 add n/0 1\nD 1 110 1\nB 2 120 mset s/1,s/2 -\nD 2 1")
+    assert in_hand(path) == ("mset", ["s/1", "s/2"])
 
 
 # -- the oracle finds what it is there for ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@
  *   fuzz_live --write DIRECTORY                       the inputs made by hand, as files to begin with
  *
  * It knows no coverage: what it finds, it finds because the inputs name words that matter. */
+#include "check.h"
 #include "fuzz.h"
 
 #include <signal.h>
@@ -156,6 +157,10 @@ int main(int argc, char **argv) {
     }
     if (i < argc)
         return run_files(argc - i, argv + i);
+    const char *name = strrchr(argv[0], '/');
+    char about[80];
+    (void)snprintf(about, sizeof about, "fuzz: %.60s, gcc", name ? name + 1 : argv[0]);
+    proof("began", about, "seed=%llu", (unsigned long long)seed);
     uint32_t by_hand = run_corpus();
     state = seed;
     for (; done < runs && seconds() - start < most; done++) {
@@ -165,6 +170,8 @@ int main(int argc, char **argv) {
         run();
     }
     double took = seconds() - start;
+    proof("ended", about, "executions=%llu\tby hand=%u\trandom=%llu\tseconds=%.1f",
+          (unsigned long long)(done + by_hand), by_hand, (unsigned long long)done, took);
     (void)printf("%u inputs by hand, %llu random ones: each an error or an answer; %.1f s, %.0f a second\n", by_hand,
                  (unsigned long long)done, took, (double)(done + by_hand) / took);
     return 0;

@@ -43,7 +43,7 @@ static int use(const fz_segment *f, const fz_record *records, uint32_t n, uint32
         if (records[i].where >= FZ_VERB)
             fz_verb(f, s, records[i].where - FZ_VERB, records[i].index, records[i].value);
     if (flags & FZ_LOOK)
-        fz_sweep(f, s, flags);
+        fz_sweep(f, s, flags, n);
     else if (flags & FZ_VERIFY)
         (void)fz_verify(s);
     FZ_CHECK(s->users == 0);

@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             patches++;
         }
     }
-    fz_sweep(f, f->a, flags);
+    fz_sweep(f, f->a, flags, n);
     if (patches == 0) /* then it was not hostile */
         FZ_CHECK(fz_verify(f->a) == 0);
     fz_judge_header(f);

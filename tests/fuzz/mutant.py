@@ -54,7 +54,7 @@ MUTANTS = (
         "return sst_payload(s, ref, sst_heap_room(cls)) ? sst_heap_room(cls) : 0;",
         "return sst_heap_room(cls);",
     ),
-    Mutant("item-length", "queue.c", "sizeof(sst_item) + (uint64_t)ld32(&(*item)->len)", "sizeof(sst_item)"),
+    Mutant("item-length", "queue.c", "sizeof(sst_item) + (uint64_t)*len", "sizeof(sst_item)"),
     Mutant("repair-budget", "recover.c", "if (b == NULL || t->left-- == 0)", "if (b == NULL)"),
     Mutant("record-class", "heap.c", "cls >= SST_CLASSES || ld32(&heap->stripe)", "ld32(&heap->stripe)"),
     Mutant("record-stripe", "heap.c", "ld32(&heap->stripe) >= SST_STRIPES ||", ""),

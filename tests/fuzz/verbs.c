@@ -238,11 +238,11 @@ void fz_verb(const fz_segment *f, sst_seg *s, uint32_t verb, uint32_t key, uint3
     FZ_CHECK(ld32(&s->users) == inside); /* each call that went in came out */
 }
 
-void fz_sweep(const fz_segment *f, sst_seg *s, uint32_t flags) {
+void fz_sweep(const fz_segment *f, sst_seg *s, uint32_t flags, uint32_t records) {
     enum { LARGE = (1 << 17) + 7, SMALL = 9 }; /* a large buffer; one of the first sizes, which let the file not grow */
     static const uint32_t verbs[] = {FZ_CHECK_KEY, FZ_GET,  FZ_LEN, FZ_APPEND, FZ_SET,  FZ_POP,    FZ_COMPARE,
                                      FZ_PUSH,      FZ_WAIT, FZ_GET, FZ_ADD,    FZ_PUSH, FZ_DELETE, FZ_POP};
-    for (uint32_t key = 0; key < FZ_KEYS; key++)
+    for (uint32_t key = flags & FZ_LOOK ? 0 : records % 3; key < FZ_KEYS; key += flags & FZ_LOOK ? 1 : 3)
         for (uint32_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
             if (verbs[i] != FZ_DELETE || key % 3 != 2)
                 fz_verb(f, s, verbs[i], key, LARGE + (key + i) % SMALL);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,21 +51,19 @@ def search(model: str, defines: list[str], at: Path) -> tuple[int, int, str]:
 
 
 @pytest.mark.parametrize(("model", "defines"), HOLDS, ids=title)
-def test_model_holds(model: str, defines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_holds(model: str, defines: list[str], tmp_path: Path, proof: Callable[..., None]) -> None:
     errors, states, first = search(model, defines, tmp_path)
-    with capsys.disabled():
-        print(f"\n{model} {title(defines)}: {states} states, {errors} errors")
     assert errors == 0, first
     assert states > 10_000, "a search of next to nothing"
+    proof(f"model: {model}, {title(defines)}", states=states, errors=errors)
 
 
 @pytest.mark.parametrize(("model", "defines"), FAILS, ids=title)
-def test_mutant_fails(model: str, defines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mutant_fails(model: str, defines: list[str], tmp_path: Path, proof: Callable[..., None]) -> None:
     errors, states, first = search(model, defines, tmp_path)
-    with capsys.disabled():
-        print(f"\n{model} {title(defines)}: fails after {states} states: {first}")
     assert errors > 0
     assert "invalid end state" in first or "assertion violated" in first
+    proof(f"model: {model}, {title(defines)}", states=states, **{"fails, as it must:": first})
 
 
 def test_every_mutant_of_the_models_is_here() -> None:

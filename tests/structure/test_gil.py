@@ -46,7 +46,10 @@ def test_cffi_releases_the_gil(wrappers: dict[str, str]) -> None:
 def test_doors_keep_the_gil(wrappers: dict[str, str]) -> None:
     doors = {name: body for name, body in wrappers.items() if name.startswith("door_")}
     assert set(doors) == {name for name in dir(_native) if name.startswith("door_")}
-    assert {name for name, body in doors.items() if "PyEval_" in body} == {"door_wait"}, "it gives up the GIL to yield"
+    assert {name for name, body in doors.items() if "PyEval_" in body} == {
+        "door_wait",
+        "door_barrier",
+    }, "they give up the GIL to yield"
 
 
 @pytest.mark.parametrize("store_of", [HashStore])
