@@ -17,7 +17,7 @@ from bench.compare import compare
 from bench.host import ROOT, allowed_cpus, stamp
 from bench.launch import run
 from bench.plots import draw
-from bench.records import Contrast, Result, Row, Session, read, write
+from bench.records import Aim, Result, Row, Session, read, write
 from bench.report import show
 from bench.rivals import Given, Rival, everyone
 from bench.scenarios import SCENARIOS
@@ -38,6 +38,7 @@ MARKDOWN_WIDTH = 10_000
 @click.option("--store", "stores", multiple=True, metavar="SPEC", help="One more store: module:callable, or a URL.")
 @click.option("--rival", "only", multiple=True, metavar="TEXT", help="Only rivals whose name has TEXT in it.")
 @click.option("--quick", is_flag=True, help="Fewer rounds, fewer and smaller cases: does it run, and about how fast.")
+@click.option("--processes", type=click.IntRange(1), multiple=True, help="Only sessions of so many processes.")
 @click.option("--rounds", type=click.IntRange(1), help="Samples of each case of each rival.  [11; quick: 5]")
 @click.option("--cpus", metavar="LIST", help="The cores to use, as 0,1,2.  [all that may be used]")
 @click.option(
@@ -60,6 +61,7 @@ def main(
     stores: tuple[str, ...],
     only: tuple[str, ...],
     quick: bool,
+    processes: tuple[int, ...],
     rounds: int | None,
     cpus: str | None,
     out: Path,
@@ -98,12 +100,22 @@ def main(
     if rounds is not None:
         effort = dataclasses.replace(effort, rounds=rounds)
     names = list(dict.fromkeys(words)) or list(SCENARIOS)
-    _measure(names, _chosen(stores, only), _cores(cpus), effort, out)
+    sessions = [
+        session
+        for name in names
+        for session in SCENARIOS[name].sessions(effort)
+        if not processes or session.processes in processes
+    ]
+    if not sessions:
+        raise click.BadParameter("no session has so many", param_hint="--processes")
+    _measure(sessions, _chosen(stores, only), _cores(cpus), effort, out)
     _present(read(out), console, plots, against, markdown=markdown)
 
 
-def _measure(names: Sequence[str], rivals: Sequence[Rival], cpus: Sequence[int], effort: Effort, out: Path) -> None:
-    """Runs the scenarios; the file grows with each session, so that what was measured stays."""
+def _measure(
+    sessions: Sequence[Session], rivals: Sequence[Rival], cpus: Sequence[int], effort: Effort, out: Path
+) -> None:
+    """Runs the sessions; the file grows with each session, so that what was measured stays."""
     progress = Console(stderr=True)
     missing = {rival.name: why for rival in rivals if (why := rival.missing())}
     for name, why in missing.items():
@@ -112,20 +124,28 @@ def _measure(names: Sequence[str], rivals: Sequence[Rival], cpus: Sequence[int],
     if not here:
         raise click.ClickException("none of the rivals is there")
     host = {**stamp(cpus), "command": shlex.join(sys.argv[1:]), "effort": dataclasses.asdict(effort)}
+    names = list(dict.fromkeys(session.scenario for session in sessions))
     texts = {name: SCENARIOS[name].text for name in names}
     rows: list[Row] = []
-    contrasts: list[Contrast] = []
+    contrasts = tuple(each for name in names for each in SCENARIOS[name].contrasts(effort))
+    worlds = {session.processes for session in sessions}
+    aims = tuple(each for name in names for each in SCENARIOS[name].aims(effort) if _world(each) in worlds)
     began = time.monotonic()
-    for name in names:
-        contrasts += SCENARIOS[name].contrasts(effort)
-        for session in SCENARIOS[name].sessions(effort):
-            start = time.monotonic()
-            rows += run(session, here, cpus)
-            took = f"{len(here)} rivals, {time.monotonic() - start:.1f} s"
-            progress.print(f"{name} ({_shared(session)}): {took}", highlight=False, markup=False, soft_wrap=True)
-            host |= {"took_s": time.monotonic() - began, "load_1min_after": os.getloadavg()[0]}
-            write(Result(host, here[0].name, missing, tuple(rows), tuple(contrasts), texts), out)
+    for session in sessions:
+        start = time.monotonic()
+        rows += run(session, here, cpus)
+        took = f"{len(here)} rivals, {time.monotonic() - start:.1f} s"
+        progress.print(
+            f"{session.scenario} ({_shared(session)}): {took}", highlight=False, markup=False, soft_wrap=True
+        )
+        host |= {"took_s": time.monotonic() - began, "load_1min_after": os.getloadavg()[0]}
+        write(Result(host, here[0].name, missing, tuple(rows), contrasts, texts, aims), out)
     progress.print(f"written: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _world(aim: Aim) -> int:
+    """How many processes its rows are of."""
+    return int(aim.of[2].get("processes", 1))
 
 
 def _shared(session: Session) -> str:

@@ -1,7 +1,8 @@
 """Charts of a result: one SVG file for each scenario, made from the JSON and nothing else.
 
 Along an axis (processes, keys, value bytes) a line for each rival and a panel for each measure; without an axis, bars.
-All scales of time are logarithmic, since rivals are orders of magnitude apart, and a rival has one colour everywhere.
+All scales of time are logarithmic, since rivals are orders of magnitude apart, and a rival has one colour everywhere,
+but where it is drawn in several ways.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import Result, Row
-from bench.report import case_of, name_of_case, place, quantity, varying
+from bench.report import beside, case_of, name_of_case, place, quantity, varying
 from bench.scenarios import SCENARIOS
 from bench.stats import summary
 
@@ -32,14 +33,18 @@ def draw(result: Result, folder: Path) -> list[Path]:
     matplotlib.rcParams["svg.hashsalt"] = "shmstore"  # the same result makes the same file
     plt = import_module("matplotlib.pyplot")
     rivals = list(dict.fromkeys(row.rival for row in result.rows))
-    colours = {rival: plt.get_cmap("tab20")(i % 20) for i, rival in enumerate(rivals)}
+    everywhere = {rival: plt.get_cmap("tab20")(i % 20) for i, rival in enumerate(rivals)}
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name in dict.fromkeys(row.scenario for row in result.rows):
         rows = [row for row in result.rows if row.scenario == name and row.samples]
         if not rows:
             continue
-        axis = SCENARIOS[name].axis if name in SCENARIOS else ""
+        axis, way = (SCENARIOS[name].axis, SCENARIOS[name].beside) if name in SCENARIOS else ("", "")
+        rows = beside(rows, way)
+        lines = dict.fromkeys(row.rival for row in rows)
+        many = [*plt.get_cmap("tab20").colors, *plt.get_cmap("tab20b").colors]
+        colours = {line: many[i % len(many)] for i, line in enumerate(lines)} if way else everywhere
         figure = _lines(plt, rows, axis, colours) if axis else _bars(plt, rows, colours)
         figure.suptitle(f"{name} — {result.host.get('cpu', '')}, {result.host.get('cpus', '?')} cores", fontsize=10)
         files.append(folder / f"{name}.svg")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Case", "Contrast", "Pin", "Result", "Row", "Sample", "Session", "Timing", "read", "write"]
+__all__ = ["Aim", "Case", "Contrast", "Pin", "Result", "Row", "Sample", "Session", "Timing", "read", "write"]
 
 FORMAT = 1
 """The meaning of the JSON; another number is another meaning, and is refused."""
@@ -59,6 +59,7 @@ class Session:
         rounds: samples of each case of each rival.
         target_s: how long one rival should work for one sample, in seconds.
         pin: where they run.
+        hogs: beside each core's processes runs one that only computes, while the samples are taken.
         alone: each rival gets a session of its own, a fresh one each round: for what cannot be told apart otherwise.
     """
 
@@ -68,6 +69,7 @@ class Session:
     rounds: int
     target_s: float
     pin: Pin = "spread"
+    hogs: bool = False
     alone: bool = False
 
 
@@ -129,6 +131,27 @@ class Contrast:
 
 
 @dataclass(frozen=True, slots=True)
+class Aim:
+    """How fast one row was meant to be, against another of the same session.
+
+    Attributes:
+        scenario: the scenario's name.
+        label: what is against what, in words; the same for the aims that a reader wants side by side.
+        place: which of them this is ("4 processes").
+        at_least: the least speed of `of` that is wanted, speed being the inverse of time; that of `to` is 1. 0: the
+            ratio is shown, and no more.
+        of, to: rival, measure and params of the rows.
+    """
+
+    scenario: str
+    label: str
+    place: str
+    at_least: float
+    of: tuple[str, str, Mapping[str, int | str]]
+    to: tuple[str, str, Mapping[str, int | str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One run of the benchmark.
 
@@ -137,7 +160,7 @@ class Result:
         reference: the rival that the others' ratios are against, unless the reader asks for another.
         missing: rival -> why it is not there at all.
         rows: in the order of scenarios, sessions, cases, rivals.
-        contrasts: see there.
+        contrasts, aims: see there.
         texts: scenario -> what it does, for the reader of a table.
     """
 
@@ -147,6 +170,7 @@ class Result:
     rows: tuple[Row, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
+    aims: tuple[Aim, ...] = ()
 
 
 def write(result: Result, path: Path) -> None:
@@ -172,6 +196,9 @@ def read(path: Path) -> Result:
             Contrast(each["scenario"], each["label"], (each["of"][0], each["of"][1]), (each["to"][0], each["to"][1]))
             for each in found.pop("contrasts")
         )
-        return Result(**found, rows=rows, contrasts=contrasts)
+        aims = tuple(
+            Aim(**{**each, "of": tuple(each["of"]), "to": tuple(each["to"])}) for each in found.pop("aims", ())
+        )
+        return Result(**found, rows=rows, contrasts=contrasts, aims=aims)
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a result of this benchmark: {error!r}") from error

@@ -2,24 +2,26 @@
 
 A scenario with an axis (processes, keys, value bytes) gets a table for each measure with a column for each value of it;
 one without gets a table with a column for each measure. A rival that has no part in a table stands below it, with why.
+Where a rival is timed in several ways, each way has a row like a rival's. Aims come last: what was reached, and whether
+that is enough.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.box import MARKDOWN, ROUNDED
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.records import Contrast, Result, Row
+from bench.records import Aim, Contrast, Result, Row
 from bench.scenarios import SCENARIOS
 from bench.stats import Summary, ratio, summary
 
-__all__ = ["case_of", "name_of_case", "place", "quantity", "show", "varying"]
+__all__ = ["beside", "case_of", "name_of_case", "place", "quantity", "show", "varying"]
 
 CELL_WIDTH = 25
 """Columns of a cell with its borders; a name takes what it needs."""
@@ -33,6 +35,25 @@ def case_of(row: Row) -> str:
 def name_of_case(measure: str, params: Mapping[str, int | str]) -> str:
     """A case in words."""
     return ", ".join([measure, *(f"{name.replace('_', ' ')} {_number(value)}" for name, value in params.items())])
+
+
+def beside(rows: Sequence[Row], parameter: str) -> list[Row]:
+    """The rows with that parameter told by the rival's name, as "rival: value" unless the rival has one value only."""
+    if not parameter:
+        return list(rows)
+    ways: dict[str, set[int | str]] = {}
+    for row in rows:
+        if row.samples:
+            ways.setdefault(row.rival, set()).add(row.params[parameter])
+    return [
+        replace(
+            row,
+            params={name: value for name, value in row.params.items() if name != parameter},
+            rival=f"{row.rival}: {row.params[parameter]}" if len(ways[row.rival]) > 1 else row.rival,
+        )
+        for row in rows
+        if row.params[parameter] in ways.get(row.rival, ())
+    ]
 
 
 def varying(params: Mapping[str, int | str], rows: Sequence[Row]) -> dict[str, int | str]:
@@ -89,21 +110,30 @@ class _Page:
 
     def scenario(self, name: str) -> None:
         rows = [row for row in self.result.rows if row.scenario == name]
-        axis = SCENARIOS[name].axis if name in SCENARIOS else ""
+        axis, way = (SCENARIOS[name].axis, SCENARIOS[name].beside) if name in SCENARIOS else ("", "")
         self.say("")
         self.say(f"{name}: {self.result.texts.get(name, '')}")
-        measures = dict.fromkeys(row.measure for row in rows)
+        lines = beside(rows, way)
+        page = replace(self, reference=self.line_of(self.reference, lines))
+        if page.reference != self.reference:
+            self.say(f"× is to {page.reference}")
         if axis:
-            for measure in measures:
-                some = [row for row in rows if row.measure == measure]
-                self.tables(measure, some, {case_of(r): place(axis, r.params[axis]) for r in some})
+            for measure in dict.fromkeys(row.measure for row in lines):
+                some = [row for row in lines if row.measure == measure]
+                page.tables(measure, some, {case_of(r): place(axis, r.params[axis]) for r in some})
         else:
-            heads = {case_of(r): name_of_case(r.measure, varying(r.params, rows)) for r in rows}
-            self.tables("", rows, heads)
-        self.without(rows)
+            heads = {case_of(r): name_of_case(r.measure, varying(r.params, lines)) for r in lines}
+            page.tables("", lines, heads)
+        self.without([replace(row, measure=str(row.params[way])) for row in rows] if way else rows)
         for contrast in self.result.contrasts:
             if contrast.scenario == name:
                 self.contrast(contrast, rows)
+        self.aims([aim for aim in self.result.aims if aim.scenario == name], rows)
+
+    def line_of(self, rival: str, lines: Sequence[Row]) -> str:
+        """The row that the rival's name means: its first, unless one has just that name."""
+        names = dict.fromkeys(row.rival for row in lines)
+        return rival if rival in names else next((name for name in names if name.startswith(f"{rival}: ")), rival)
 
     def tables(self, title: str, rows: Sequence[Row], heads: Mapping[str, str]) -> None:
         """The cases in `heads` as columns, in as many tables as the width asks for."""
@@ -168,6 +198,30 @@ class _Page:
                 parts.append(f"{rival} {_times(found)}")
         if parts:
             self.say(f"  {contrast.label}: {'; '.join(parts)}")
+
+    def aims(self, aims: Sequence[Aim], rows: Sequence[Row]) -> None:
+        """A line for each label, with what was reached in each place, and how many there were."""
+        verdicts = []
+        by_key = {_key(row.rival, row.measure, row.params): row for row in rows}
+        for label in dict.fromkeys(aim.label for aim in aims):
+            parts = []
+            for aim in (each for each in aims if each.label == label):
+                of, to = by_key.get(_key(*aim.of)), by_key.get(_key(*aim.to))
+                found = ratio(to.samples, of.samples) if of and to else None  # of speeds: the inverse of times
+                reached = "not measured" if found is None else _times(found)
+                parts.append(f"{aim.place} {reached}")
+                if aim.at_least:
+                    met = found is not None and found.median >= aim.at_least
+                    verdicts.append("not measured" if found is None else "met" if met else "missed")
+                    parts[-1] += f", aim × {aim.at_least:g}" + f": {verdicts[-1]}" * (found is not None)
+            self.say(f"  speed, {label}: {'; '.join(parts)}")
+        if verdicts:
+            counts = [f"{verdicts.count(each)} {each}" for each in ("met", "missed", "not measured")]
+            self.say(f"  aims of this run: {', '.join(counts)}")
+
+
+def _key(rival: str, measure: str, params: Mapping[str, int | str]) -> str:
+    return json.dumps([rival, measure, dict(params)], sort_keys=True)
 
 
 def _with_spread(found: Summary, unit: str) -> str:

@@ -13,17 +13,18 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from bench.hogs import hogs
 from bench.host import cpus_for, pin_to
 from bench.member import Member, Message, Which, quietly
 from bench.records import Case, Row, Sample, Session
-from bench.rivals.base import Place, ProgramRival, Rival, StoreRival
+from bench.rivals.base import Place, ProgramRival, Rival, Run, StoreRival
 from bench.rounds import Turn, play
 from bench.scenarios import SCENARIOS
 from bench.team import MemberError, Team, TeamLostError
@@ -81,7 +82,7 @@ def conduct(order: Order) -> list[Row]:
     with Team(session.processes, pins, member) as team, ExitStack() as hosts:
         pin_to(cpus_for(session.pin, order.cpus, None))
         stores.host(hosts)
-        runner = _Runner(order, stores, team)
+        runner = _Runner(order, stores, team, hosts)
         turns, ready = [], []
         for j, case in enumerate(session.cases):  # neighbours in a round: all rivals at one case
             for i, rival in enumerate(order.rivals):
@@ -92,7 +93,8 @@ def conduct(order: Order) -> list[Row]:
                     ready.append(turn)
                 except (_CannotError, MemberError) as error:
                     turn.why = _reason(error)
-        play(ready, session.rounds, session.target_s, _reason)
+        with hogs(order.cpus) if session.hogs else nullcontext():
+            play(ready, session.rounds, session.target_s, _reason)
         quietly(lambda: team.ask(Message("end")))  # before their servers go
     return [_row(session, turn) for turn in turns]
 
@@ -140,12 +142,14 @@ class _Stores:
 class _Runner:
     """Has the team, or a program, do one rival's part."""
 
-    def __init__(self, order: Order, stores: _Stores, team: Team) -> None:
+    def __init__(self, order: Order, stores: _Stores, team: Team, hosts: ExitStack) -> None:
         self._order = order
         self._session = order.session
         self._stores = stores
         self._team = team
         self._serials = itertools.count(1)
+        self._hosts = hosts
+        self._programs: dict[int, Run | str] = {}  # rival -> what takes its samples, or why it did not start
         self._shared: set[Which] = set()  # stores that all members are known to see
 
     def prepare(self, i: int, j: int) -> None:
@@ -156,6 +160,7 @@ class _Runner:
         if why:
             raise _CannotError(why)
         if isinstance(rival, ProgramRival):
+            self._start(i, rival)
             return
         address = self._stores.addresses[which]
         with _losing(rival):
@@ -167,12 +172,29 @@ class _Runner:
                 self._shared.add(which)
             self._team.ask(Message("prepare", i, j, address))
 
+    def _start(self, i: int, rival: ProgramRival) -> None:
+        if i not in self._programs:
+            order = self._order
+            try:
+                started = rival.started(order.session, order.cpus, order.directory)
+                self._programs[i] = self._hosts.enter_context(started)
+            except Exception as error:
+                self._programs[i] = _reason(error)
+        found = self._programs[i]
+        if isinstance(found, str):
+            raise _CannotError(found)
+
     def turn(self, i: int, j: int) -> Callable[[int], Sample]:
         """What takes one sample of rival i at case j."""
         rival, case, session = self._order.rivals[i], self._session.cases[j], self._session
         if isinstance(rival, ProgramRival):
-            program = rival
-            return lambda count: program.run(case, session.processes, count, self._order.cpus)
+
+            def call(count: int) -> Sample:
+                run = self._programs[i]
+                assert not isinstance(run, str)
+                return run(case, count)
+
+            return call
 
         def run(count: int) -> Sample:
             with _losing(rival):

@@ -9,7 +9,9 @@ What a rival can do is said in these words, which a case `needs`:
 
     set get add check        the verbs, with str keys and bytes values; check takes a list of keys
     elastic                  add, set, wait, timeout and set_timeout: what shmstore.elastic.barrier calls on a store
-    barrier                  barrier(key, world_size)
+    barrier                  barrier(key, world_size): a key serves once
+    reusable                 `meeting`, or a program: a barrier that serves again and again
+    parks                    one that neither spins nor yields
     holds                    what was set is there, in any number and size
     processes                several processes reach the same store
     attach                   opening a store that is already there, more than once in a process
@@ -23,16 +25,16 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from bench.records import Case, Sample
+from bench.records import Case, Sample, Session
 
-__all__ = ["METHODS", "Place", "ProgramRival", "Rival", "StoreRival", "absent"]
+__all__ = ["METHODS", "Meeting", "Place", "ProgramRival", "Rival", "Run", "StoreRival", "absent"]
 
 METHODS: Mapping[str, tuple[str, ...]] = {
     "set": ("set",),
@@ -43,6 +45,8 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "barrier": ("barrier",),
 }
 """The methods that a word stands for."""
+Meeting = Callable[[], object]
+"""Arrives at a barrier and returns when all have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,10 @@ class Place:
     directory: Path
     processes: int
     capacity: int = 0
+
+
+Run = Callable[[Case, int], Sample]
+"""Takes a sample of so many operations."""
 
 
 class Rival(ABC):
@@ -98,6 +106,12 @@ class StoreRival(Rival):
         """Names the first of its modules that is not installed."""
         return next(filter(None, map(absent, self.modules)), None)
 
+    def cannot(self, case: Case, processes: int) -> str | None:
+        """Also for want of a `meeting`."""
+        if {"reusable", "parks"} & set(case.needs) and type(self).meeting is StoreRival.meeting:
+            return "has no barrier that serves again"
+        return super().cannot(case, processes)
+
     def inherit(self, place: Place) -> Any:
         """Makes what forked processes inherit; called before the fork, and must start no thread."""
         del place
@@ -115,6 +129,14 @@ class StoreRival(Rival):
     def open(self, address: Any, inherited: Any, rank: int, world: int) -> Any:
         """Opens the store in one of the `world` processes."""
 
+    def meeting(self, store: Any, rank: int, world: int, *, parks: bool) -> Meeting:
+        """A barrier of all `world` processes that serves again and again, for the one that opened `store` as `rank`.
+
+        With `parks` one whose waits park at once, without a spin or a yield before.
+        """
+        del store, rank, world, parks
+        raise NotImplementedError("has no barrier that serves again")
+
     def close(self, store: Any) -> None:
         """Closes what `open` returned."""
         close = getattr(store, "close", None)
@@ -128,11 +150,17 @@ class StoreRival(Rival):
 
 
 class ProgramRival(Rival):
-    """A program that is started for each sample and times itself."""
+    """A program that times itself."""
 
     @abstractmethod
-    def run(self, case: Case, processes: int, count: int, cpus: Sequence[int]) -> Sample:
-        """One sample of `count` operations; process i runs on cpus[i % len(cpus)]."""
+    def started(self, session: Session, cpus: Sequence[int], directory: Path) -> AbstractContextManager[Run]:
+        """Gives what takes the samples of a session, for the length of a `with` block.
+
+        Args:
+            session: what is run.
+            cpus: process i runs on cpus[i % len(cpus)].
+            directory: a directory for its files.
+        """
 
 
 def absent(module: str) -> str | None:

@@ -3,59 +3,77 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from bench.limit import build
-from bench.records import Case, Sample
-from bench.rivals.base import Place, ProgramRival, StoreRival
+from bench.records import Case, Sample, Session
+from bench.rivals.base import Place, ProgramRival, Run, StoreRival
 
-__all__ = ["SKEW", "EmptyCall", "FutexBarrier", "PingPong"]
+__all__ = ["HOGS", "PARKS", "SKEW", "WAY", "EmptyCall", "FutexBarrier", "PingPong"]
 
 SKEW = "skew_us"
 """The parameter of a barrier's case that says over how many µs its arrivals spread."""
+WAY = "way"
+"""The parameter that says which barrier; PARKS is the way of one that neither spins nor yields."""
+PARKS = "Barrier, parking only"
+HOGS = "hogs"
+"""The parameter of a case beside CPU hogs."""
 
-_ALL = ("set", "get", "add", "check", "holds", "elastic", "attach", "memory")
+_ALL = ("set", "get", "add", "check", "holds", "elastic", "barrier", "attach", "memory")
 
 
-class FutexBarrier(ProgramRival):
-    """A count and a sense word in shared memory: limit/barrier.c."""
+class _Limit(ProgramRival):
+    """A program of limit/, started for each sample."""
+
+    def missing(self) -> str | None:
+        """No compiler."""
+        return build.cannot_compile()
+
+    @contextmanager
+    def started(self, session: Session, cpus: Sequence[int], directory: Path) -> Iterator[Run]:
+        """Nothing runs in between."""
+        del directory
+        yield lambda case, count: _timed([*self.command(case, session.processes, count), *cpus])
+
+    @abstractmethod
+    def command(self, case: Case, processes: int, count: int) -> list[Any]:
+        """What is run; the cores come last."""
+
+
+class FutexBarrier(_Limit):
+    """A count and a sense word in shared memory: limit/barrier.c, which can do without yields."""
 
     name = "limit: futex barrier (C)"
     lacks = dict.fromkeys(_ALL, "is a barrier and no store")
-    first = 100
+    first = 10
 
-    def missing(self) -> str | None:
-        """No compiler."""
-        return build.cannot_compile()
-
-    def run(self, case: Case, processes: int, count: int, cpus: Sequence[int]) -> Sample:
+    def command(self, case: Case, processes: int, count: int) -> list[Any]:
         """`count` barriers."""
-        skew_us = case.params.get(SKEW, 0)
-        return _timed([str(build.program("barrier")), processes, count, skew_us, *cpus])
+        how = "park" if case.params.get(WAY) == PARKS else "yield"
+        return [build.program("barrier"), processes, count, case.params.get(SKEW, 0), how]
 
 
-class PingPong(ProgramRival):
+class PingPong(_Limit):
     """A cache line between two processes, there and back: limit/pingpong.c."""
 
     name = "limit: cache line, there and back (C)"
-    lacks = dict.fromkeys(_ALL, "is a cache line that goes there and back")
+    lacks = dict.fromkeys((*_ALL, "parks"), "is a cache line that goes there and back")
     first = 1000
 
-    def missing(self) -> str | None:
-        """No compiler."""
-        return build.cannot_compile()
-
     def cannot(self, case: Case, processes: int) -> str | None:
-        """Two sides, and no skew."""
-        if processes != 2 or case.params.get(SKEW):
+        """Two sides, no skew, and nobody else on its cores."""
+        if processes != 2 or case.params.get(SKEW) or HOGS in case.params:
             return "has two sides, which play without a pause"
         return super().cannot(case, processes)
 
-    def run(self, case: Case, processes: int, count: int, cpus: Sequence[int]) -> Sample:
+    def command(self, case: Case, processes: int, count: int) -> list[Any]:
         """`count` round trips."""
         del case, processes
-        return _timed([str(build.program("pingpong")), count, *cpus])
+        return [build.program("pingpong"), count]
 
 
 def _timed(command: list[Any]) -> Sample:
@@ -96,7 +114,8 @@ class EmptyCall(StoreRival):
 
     name = "limit: empty cffi call"
     lacks = dict.fromkeys(
-        ("holds", "elastic", "barrier", "processes", "attach", "memory"), "is no store: it does nothing"
+        ("holds", "elastic", "barrier", "reusable", "parks", "processes", "attach", "memory"),
+        "is no store: it does nothing",
     )
     modules = ("cffi",)
 

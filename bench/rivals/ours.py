@@ -9,8 +9,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from bench.host import SHM
-from bench.rivals.base import Place, StoreRival
+from bench.rivals.base import Meeting, Place, StoreRival
 from shmstore import HashStore, ShmStore
+from shmstore._barrier_segment import SegmentBarrier
+from shmstore._native import ffi
+from shmstore.barrier import Attempt, Barrier
 from shmstore.segment import CAPACITY
 
 __all__ = ["Anonymous", "Named"]
@@ -34,9 +37,13 @@ class Named(StoreRival):
             yield place.token
 
     def open(self, address: Any, inherited: Any, rank: int, world: int) -> ShmStore:
-        """Attaches by name."""
-        del inherited, rank, world
-        return ShmStore(address, create=False)
+        """Attaches by name; as one of several processes with its rank, so that its death would be noticed."""
+        del inherited
+        return ShmStore(address, create=False, rank=rank if world > 1 else None)
+
+    def meeting(self, store: Any, rank: int, world: int, *, parks: bool) -> Meeting:
+        """The reusable Barrier, which looks after the ranks it needs."""
+        return _meeting(store, rank, world, parks=parks)
 
     def files(self, address: Any) -> Sequence[Path]:
         """The segment."""
@@ -60,3 +67,18 @@ class Anonymous(StoreRival):
         del address, rank, world
         assert isinstance(inherited, HashStore)
         return inherited.clone()
+
+    def meeting(self, store: Any, rank: int, world: int, *, parks: bool) -> Meeting:
+        """The reusable Barrier."""
+        return _meeting(store, rank, world, parks=parks)
+
+
+def _meeting(store: Any, rank: int, world: int, *, parks: bool) -> Meeting:
+    """A Barrier's wait, as users call it; or its long way, which begins where the yields are used up."""
+    barrier = Barrier(store, f"bench/barrier{'/parks' * parks}", world, rank=rank)
+    if not parks:
+        return barrier.wait
+    assert isinstance(barrier, SegmentBarrier)
+    go_on = barrier._park  # noqa: SLF001 -- there is no public way to leave the yields out
+    limit = int(store.timeout.total_seconds() * 1e9)
+    return lambda: go_on(Attempt(limit), ffi.new("sst_arrival *"))

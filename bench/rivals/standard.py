@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-from bench.rivals.base import Place, StoreRival
+from bench.rivals.base import Meeting, Place, StoreRival
 
 __all__ = ["Manager", "MpBarrier"]
 
@@ -67,32 +67,31 @@ class Manager(StoreRival):
         return _Dict(*address)
 
 
-class _Meeting:
-    """The verb `barrier` of a multiprocessing.Barrier: the key is not used, it serves again and again."""
-
-    def __init__(self, barrier: Any) -> None:
-        self._wait = barrier.wait
-
-    def barrier(self, key: str, world: int) -> None:
-        """Meets the others."""
-        del key, world
-        self._wait()
-
-
 class MpBarrier(StoreRival):
     """multiprocessing.Barrier: semaphores, inherited by the fork, reusable."""
 
     name = "multiprocessing.Barrier"
-    lacks = dict.fromkeys(
-        ("set", "get", "add", "check", "holds", "elastic", "attach", "memory"),
-        "is a barrier and no store; it is inherited",
+    lacks = MappingProxyType(
+        {
+            **dict.fromkeys(
+                ("set", "get", "add", "check", "holds", "elastic", "barrier", "attach", "memory"),
+                "is a barrier and no store; it is inherited",
+            ),
+            "parks": "always sleeps in a semaphore",
+        }
     )
 
     def inherit(self, place: Place) -> Any:
         """The barrier, for as many as will be forked."""
         return multiprocessing.get_context("fork").Barrier(place.processes)
 
-    def open(self, address: Any, inherited: Any, rank: int, world: int) -> _Meeting:
+    def open(self, address: Any, inherited: Any, rank: int, world: int) -> Any:
         """What was inherited."""
         del address, rank, world
-        return _Meeting(inherited)
+        return inherited
+
+    def meeting(self, store: Any, rank: int, world: int, *, parks: bool) -> Meeting:
+        """Its wait."""
+        del rank, world, parks
+        meet: Meeting = store.wait
+        return meet

@@ -6,21 +6,18 @@ what `prepare` makes for `work` stays with the process's `Client`.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.records import Case, Contrast, Sample, Session, Timing
-from bench.rivals.base import StoreRival
+from bench.clock import clock_ns, span_s
+from bench.records import Aim, Case, Contrast, Sample, Session, Timing
+from bench.rivals.base import Meeting, StoreRival
 from bench.team import Gate
 
-__all__ = ["Client", "Effort", "Job", "Scenario", "clock_ns"]
-
-clock_ns: Callable[[], int] = time.perf_counter_ns
-"""CLOCK_MONOTONIC on Linux, in ns: one clock for all processes of a host."""
+__all__ = ["Client", "Effort", "Job", "Scenario", "clock_ns", "span_s"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +81,10 @@ class Client:
         """Closes a handle that `open` gave."""
         self._rival.close(store)
 
+    def meeting(self, *, parks: bool) -> Meeting:
+        """A barrier on this process's handle that serves again and again; see StoreRival."""
+        return self._rival.meeting(self.store, self._rank, self._world, parks=parks)
+
     def files(self) -> Sequence[Path]:
         """The store's files on tmpfs."""
         return self._rival.files(self.address)
@@ -102,12 +103,14 @@ class Scenario(ABC):
         name: what a person types.
         text: what is timed and how, in a sentence or two, for readers of its table.
         axis: the parameter that a plot runs along; "" for bars.
+        beside: a parameter that tables and plots show beside the rival, as if each value were a rival; "" for none.
         opens: a process has the store open before the first sample.
     """
 
     name: ClassVar[str]
     text: ClassVar[str]
     axis: ClassVar[str] = ""
+    beside: ClassVar[str] = ""
     opens: ClassVar[bool] = True
 
     @abstractmethod
@@ -116,6 +119,11 @@ class Scenario(ABC):
 
     def contrasts(self, effort: Effort) -> Sequence[Contrast]:
         """Pairs of cases of one session whose ratio is to be shown."""
+        del effort
+        return ()
+
+    def aims(self, effort: Effort) -> Sequence[Aim]:
+        """What one row was meant to reach against another of its session."""
         del effort
         return ()
 
@@ -135,8 +143,3 @@ class Scenario(ABC):
         """
         took_s = span_s(timings)
         return Sample(took_s / (count * len(timings)), took_s)
-
-
-def span_s(timings: Sequence[Timing]) -> float:
-    """From the first beginning to the last end, in seconds."""
-    return (max(t.leave[-1] for t in timings) - min(t.enter[0] for t in timings)) / 1e9

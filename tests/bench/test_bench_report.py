@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bench.cli import main
 from bench.compare import compare
-from bench.records import Contrast, Result, Row, read, write
+from bench.records import Aim, Contrast, Result, Row, read, write
 from bench.report import place, quantity, show
 
 US = 1e-6
@@ -110,6 +110,64 @@ def test_nobody_is_left_out_silently() -> None:
 
 def test_contrasts_are_within_a_rival() -> None:
     assert "set / get: ours × 2.00 (2.00–2.00); other" in shown(RESULT)
+
+
+WAYS = dataclasses.replace(
+    RESULT,
+    contrasts=(),
+    texts={},
+    rows=tuple(
+        row(rival, "back to back", samples, scenario="barriers", params={"processes": 4, "way": way})
+        for rival, way, samples in (
+            ("ours", "Barrier", [4 * US, 4 * US, 8 * US]),
+            ("limit", "Barrier", [2 * US, 2 * US, 2 * US]),
+            ("ours", "elastic", [40 * US, 40 * US, 40 * US]),
+            ("limit", "elastic", []),
+        )
+    ),
+)
+
+
+def aim(at_least: float, *, to: str = "limit", place: str = "4 processes") -> Aim:
+    params = {"processes": 4, "way": "Barrier"}
+    return Aim("barriers", f"{to}", place, at_least, ("ours", "back to back", params), (to, "back to back", params))
+
+
+def test_the_ways_of_a_rival_have_a_line_each() -> None:
+    text = shown(WAYS)
+    for label, cell in (("ours: Barrier", "4.00 µs"), ("ours: elastic", "× 10.0"), ("limit ", "× 0.50")):
+        assert any(label in line for line in text.splitlines()), label
+        assert cell in text
+    assert "× is to ours: Barrier" in text
+    assert "limit: " not in text  # it has one way only
+    assert "× 2.00" in shown(WAYS, against="limit")
+    assert "× 0.10" in shown(WAYS, against="ours: elastic")
+
+
+def test_aims_say_what_was_reached() -> None:
+    aims = (aim(0.5), aim(0.6, place="8 processes"), aim(1, to="nobody"))
+    text = shown(dataclasses.replace(WAYS, aims=aims))
+    reached = "× 0.50 (0.38–0.50)"  # a speed, of the same rounds
+    assert f"speed, limit: 4 processes {reached}, aim × 0.5: met; 8 processes {reached}, aim × 0.6: missed" in text
+    assert "speed, nobody: 4 processes not measured, aim × 1\n" in text
+    assert "aims of this run: 1 met, 1 missed, 1 not measured" in text
+
+
+def test_a_ratio_without_an_aim_is_not_judged() -> None:
+    text = shown(dataclasses.replace(WAYS, aims=(aim(0),)))
+    assert "speed, limit: 4 processes × 0.50 (0.38–0.50)\n" in text
+    assert "aims of this run" not in text
+
+
+def test_aims_survive_json_and_may_be_absent(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    result = dataclasses.replace(WAYS, aims=(aim(0.5),))
+    write(result, path)
+    assert read(path) == result
+    found = json.loads(path.read_text())
+    del found["aims"]
+    path.write_text(json.dumps(found))
+    assert read(path).aims == ()
 
 
 def test_markdown_is_one_line_a_rival() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -9,19 +11,23 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import main
+from bench.hogs import hogs
 from bench.host import allowed_cpus, cpus_for
 from bench.launch import run
+from bench.meetings import WARM, again, at_keys, result, warm
 from bench.records import Case, Result, Sample, Timing, read, write
-from bench.rivals import everyone
+from bench.rivals import Place, everyone
 from bench.rivals.given import Given
-from bench.rivals.limits import SKEW, FutexBarrier, PingPong
+from bench.rivals.limits import HOGS, PARKS, SKEW, WAY, FutexBarrier, PingPong
+from bench.rivals.mpi import Mpi
 from bench.rivals.ours import Anonymous, Named
 from bench.rivals.redis_unix import Redis
+from bench.rivals.standard import MpBarrier
 from bench.scenarios import SCENARIOS
-from bench.scenarios.barriers import result as barrier_result
 from bench.scenarios.base import Effort
 
 TINY = Effort(quick=True, rounds=2, target_s=0.001)
+FULL = Effort(quick=False, rounds=2, target_s=0.001)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,7 @@ def test_show_and_compare_read_the_file(bench, tmp_path: Path) -> None:
         ["--cpus", "9999"],
         ["--show", "/nonexistent.json"],
         ["--rival", "nobody"],
+        ["barriers", "--processes", "3"],
     ],
 )
 def test_wrong_words_are_refused(words: list[str]) -> None:
@@ -126,15 +133,65 @@ def test_processes_that_do_not_share_are_found_out() -> None:
         assert {len(row.samples) for row in rows if row.rival == name} == {2}, name
 
 
-def test_barriers_and_programs() -> None:
+@pytest.mark.parametrize("hogged", [False, True])
+def test_barriers_and_programs(hogged: bool) -> None:
+    session = next(each for each in SCENARIOS["barriers"].sessions(TINY) if each.hogs == hogged)
+    session = dataclasses.replace(session, rounds=2)
+    rows = run(session, [Named("semaphore"), Anonymous(), MpBarrier(), FutexBarrier(), PingPong()], allowed_cpus())
+    by = {(row.rival, row.params[WAY], row.measure): row for row in rows}
+    for ours in ("shmstore semaphore", "shmstore HashStore"):
+        assert {row.why for row in rows if row.rival == ours} == {""}
+        assert {len(row.samples) for row in rows if row.rival == ours} == {2}
+    for pattern in {case.measure for case in session.cases}:
+        assert len(by["multiprocessing.Barrier", "Barrier", pattern].samples) == 2
+        assert by["multiprocessing.Barrier", PARKS, pattern].why == "always sleeps in a semaphore"
+        assert by["limit: futex barrier (C)", "elastic", pattern].why == "is a barrier and no store"
+        if shutil.which("cc"):
+            assert len(by["limit: futex barrier (C)", "Barrier", pattern].samples) == 2
+            assert len(by["limit: futex barrier (C)", PARKS, pattern].samples) == 2
+    if shutil.which("cc") and not hogged:
+        assert len(by["limit: cache line, there and back (C)", "Barrier", "back to back"].samples) == 2
+
+
+def test_a_store_without_a_reusable_barrier_says_so() -> None:
+    case = next(case for case in SCENARIOS["barriers"].sessions(TINY)[0].cases if case.params[WAY] == "Barrier")
+    assert Redis().cannot(case, 2) == "has no barrier that serves again"
+    assert Named("futex").cannot(case, 2) is None
+
+
+def test_the_barrier_is_timed_with_ranks() -> None:
+    rival = Named("futex")
+    with rival.host(Place(f"bench-test-{os.getpid()}", Path(), 2), None) as address:
+        store = rival.open(address, None, 1, 2)
+        assert [peer.rank for peer in store.peers() if peer.rank is not None] == [1]
+        store.close()
+
+
+@pytest.mark.skipif(Mpi().missing() is not None, reason="no MPI")
+def test_one_mpi_job_serves_a_session(tmp_path: Path) -> None:
     session = SCENARIOS["barriers"].sessions(TINY)[0]
-    rows = run(session, [Named("semaphore"), FutexBarrier(), PingPong()], allowed_cpus())
-    by = {(row.rival, row.measure): row for row in rows}
-    assert {len(row.samples) for row in rows if row.rival == "shmstore semaphore"} == {2}
-    assert by["limit: futex barrier (C)", "elastic, skewed"].why == "is a barrier and no store"
-    if shutil.which("cc"):
-        assert len(by["limit: futex barrier (C)", "own, skewed"].samples) == 2
-        assert len(by["limit: cache line, there and back (C)", "own, back to back"].samples) == 2
+    spread = next(case for case in session.cases if case.params[SKEW])
+    with Mpi().started(session, allowed_cpus(), tmp_path) as run_:
+        assert run_(session.cases[0], 3).value > 0
+        assert run_(spread, 2).value > 0
+
+
+@pytest.mark.skipif(Mpi().missing() is not None, reason="no MPI")
+def test_an_mpi_job_that_does_not_start_says_why(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("bench.rivals.mpi.OPEN_MPI", ("--no-such-option",))
+    session = SCENARIOS["barriers"].sessions(TINY)[0]
+    with pytest.raises(RuntimeError, match="mpirun started 0 of 2 ranks"), Mpi().started(session, [0], tmp_path):
+        pass
+
+
+def test_each_core_has_its_hog_at_our_priority() -> None:
+    cores = allowed_cpus()
+    with hogs(cores) as pids:
+        assert [os.sched_getaffinity(pid) for pid in pids] == [{core} for core in cores]
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids} == {os.getpriority(os.PRIO_PROCESS, 0)}
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_memory_is_of_each_rival_alone() -> None:
@@ -147,8 +204,26 @@ def test_memory_is_of_each_rival_alone() -> None:
 
 def test_a_barrier_is_timed_from_the_last_arrival_to_the_last_departure() -> None:
     timings = [Timing((0, 100), (50, 190)), Timing((30, 120), (60, 180))]
-    assert barrier_result(timings, 2000) == Sample(50e-9, 190e-9)  # the median of 30 and 70
-    assert barrier_result(timings, 0) == Sample(95e-9, 190e-9)
+    assert result(timings, 2, 2000) == Sample(50e-9, 190e-9)  # the median of 30 and 70
+
+
+def test_back_to_back_a_barrier_is_timed_in_whole_periods() -> None:
+    timings = [Timing((0,), (190,)), Timing((30,), (180,))]
+    assert result(timings, 2, 0) == Sample(80e-9, 190e-9)
+
+
+@pytest.mark.parametrize("count", [1, 5, 100])
+@pytest.mark.parametrize("skew_us", [0, 1])
+def test_the_warm_up_is_not_timed(count: int, skew_us: int) -> None:
+    met: list[str] = []
+    keys = [str(i) for i in range(warm(count) + count)]
+    by_key = at_keys(met.append, keys, count, skew_us, 0, 2)
+    assert met == keys
+    assert len(by_key.enter) == len(by_key.leave) == (count if skew_us else 1)
+    met.clear()
+    reused = again(lambda: met.append(""), count, skew_us, 0, 2)
+    assert len(met) == count + min(count, WARM)
+    assert len(reused.enter) == len(by_key.enter)
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -159,6 +234,11 @@ def test_scenarios_are_well_formed(name: str, quick: bool) -> None:
     cases = [(case.measure, sorted(case.params.items())) for session in sessions for case in session.cases]
     assert len(cases) == len({str(case) for case in cases})
     assert not SCENARIOS[name].axis or all(SCENARIOS[name].axis in dict(params) for _, params in cases)
+    for aim in SCENARIOS[name].aims(effort):
+        together = [{(c.measure, str(sorted(c.params.items()))) for c in session.cases} for session in sessions]
+        ends = {(measure, str(sorted(params.items()))) for _, measure, params in (aim.of, aim.to)}
+        assert any(ends <= each for each in together)  # of one session: rounds are pairs
+        assert {aim.of[0], aim.to[0]} <= {rival.name for rival in everyone()}
     for contrast in SCENARIOS[name].contrasts(effort):
         for measure, params in (contrast.of, contrast.to):
             assert (measure, sorted(params.items())) in cases
@@ -171,15 +251,35 @@ def test_rivals_have_names_of_their_own() -> None:
 
 
 def test_the_cache_line_has_two_sides() -> None:
-    def case(skew: int) -> Case:
-        return Case("own", {SKEW: skew}, ("barrier",))
+    def case(skew: int, **more: str) -> Case:
+        return Case("own", {SKEW: skew, **more}, ("reusable",))
 
     assert PingPong().cannot(case(0), 2) is None
     assert PingPong().cannot(case(0), 4)
     assert PingPong().cannot(case(2000), 2)
+    assert PingPong().cannot(case(0, **{HOGS: "one a core"}), 2)
 
 
 def test_where_processes_run() -> None:
     assert cpus_for("one", [0, 1, 2], 0) == {2} == cpus_for("one", [0, 1, 2], None)
     assert [cpus_for("spread", [4, 6], i) for i in range(3)] == [{4}, {6}, {4}]
     assert cpus_for("spread", [4, 6], None) == {4, 6} == cpus_for("free", [4, 6], 1)
+
+
+def test_the_aims_of_the_barriers() -> None:
+    aims = SCENARIOS["barriers"].aims(FULL)
+
+    def least(pattern: str, against: str, way: str) -> dict[int, float]:
+        return {
+            int(aim.to[2]["processes"]): aim.at_least
+            for aim in aims
+            if (aim.to[1], aim.to[0], aim.to[2][WAY]) == (pattern, against, way)
+        }
+
+    worlds = (2, 4, 8, 16, 32, 64)
+    limit = FutexBarrier().name
+    assert {(aim.of[0], aim.of[2][WAY]) for aim in aims} == {("shmstore futex", "Barrier")}
+    assert least("back to back", limit, "Barrier") == {4: 0.35, 8: 0.35, 16: 0.3, 32: 0.3, 64: 0.3}
+    assert least("back to back", "multiprocessing.Barrier", "Barrier") == dict.fromkeys(worlds, 10)
+    assert least("beside hogs", "shmstore futex", PARKS) == dict.fromkeys(worlds, 0.5)
+    assert least("beside hogs", limit, PARKS) == dict.fromkeys(worlds, 0)
