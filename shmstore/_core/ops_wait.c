@@ -35,13 +35,15 @@ void sst_op_announce(sst_op *op, uint32_t *waiter, uint32_t rank) {
 
 /* Whoever is waited for is often about to come: waking a parked process costs some 30 us, a yield 1 us. So a waiter
  * first offers its processor to others for up to YIELD_NS and looks each time it is back. Where one yield takes long,
- * somebody else needs the processor, and a yielder would be the last to hear: the next parks go without, twice as many
- * each time. */
+ * somebody else needs the processor, and a yielder would be the last to hear: the next parks go without. How many
+ * depends on what the yields since the last such one were worth: it took as long as some hundred parks, so unless as many
+ * waits ended by yielding, the next time of parks alone is four times as long as the last. */
 #define YIELD_NS       UINT64_C(50000)
 #define YIELD_QUICK_NS UINT64_C(2000)
 #define YIELD_MOST_NS  UINT64_C(500000)
 #define YIELD_SLOW_NS  UINT64_C(1000000)
 #define YIELD_SKIPS    UINT32_C(8192)
+#define YIELD_WORTH    UINT32_C(100)
 
 int sst_yield(sst_seg *s, const uint32_t *word, uint32_t value, uint64_t deadline_ns) {
     uint32_t skip = ld32(&s->yield_skip), cost = ld32(&s->yield_cost); /* relaxed: hints, private to the process */
@@ -55,14 +57,16 @@ int sst_yield(sst_seg *s, const uint32_t *word, uint32_t value, uint64_t deadlin
         int changed = ld32_acquire(word) != value;
         now = sst_now_ns();
         if (now - last > YIELD_SLOW_NS) {
-            cost = cost == 0 ? 16 : cost < YIELD_SKIPS / 2 ? 2 * cost : YIELD_SKIPS;
+            cost = cost == 0 || ld32(&s->yield_won) >= YIELD_WORTH ? 16
+                   : cost < YIELD_SKIPS / 4                        ? 4 * cost
+                                                                   : YIELD_SKIPS;
+            own_st32(&s->yield_won, 0);
             own_st32(&s->yield_cost, cost);
             own_st32(&s->yield_skip, cost);
             return changed;
         }
         if (changed) {
-            if (cost != 0)
-                own_st32(&s->yield_cost, 0);
+            own_st32(&s->yield_won, ld32(&s->yield_won) + 1);
             return 1;
         }
         idle += now - last < YIELD_QUICK_NS ? now - last : YIELD_QUICK_NS;

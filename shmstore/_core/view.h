@@ -36,7 +36,8 @@ struct sst_seg {
     uint32_t readonly;
     uint32_t cpus;       /* processors that this process may use, at the time of the attach */
     uint32_t yield_skip; /* so many parks begin without yielding; atomic, as is the next: ops_wait.c */
-    uint32_t yield_cost; /* the last such count, 0 where yielding was cheap */
+    uint32_t yield_cost; /* the last such count */
+    uint32_t yield_won;  /* waits that yielding has ended since then */
     uint32_t users;       /* the calls in flight, and who may still come: below */
     pthread_mutex_t join; /* one thread takes the slot or gives it back, and no fork meanwhile */
     sst_seg *next;        /* list of all views of the process, for fork */

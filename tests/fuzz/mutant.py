@@ -71,7 +71,13 @@ MUTANTS = (
         ")\n            return SST_ECORRUPT;\n" + SETTLED,
     ),
     Mutant("list-steps", "ops_many.c", "if (e == NULL || steps-- == 0)", "if (e == NULL)"),
-    Mutant("slot-stripe", "attach.c", " || stripe == 0 || stripe > SST_STRIPES", " || stripe == 0"),
+    Mutant("slot-stripe", "attach.c", " || stripe == 0 || stripe > SST_AT_REUSABLE", " || stripe == 0"),
+    Mutant(
+        "arrivals-ahead",
+        "barrier.c",
+        "return ld64_acquire(&p->state) == st ? SST_ECORRUPT : SST_EAGAIN;",
+        "return SST_EAGAIN;",
+    ),
     Mutant("key-length", "verify.c", "klen > SST_KEY_MAX || ", ""),
     Mutant("file-length", "segment.c", "    if (bytes < size)\n        return SST_ETRUNC;\n", ""),
 )
