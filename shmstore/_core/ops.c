@@ -251,7 +251,8 @@ static int extend(sst_op *op, sst_entry *e, const char *val, size_t vlen) {
     if ((op->flags & SST_TRY) && len > SST_TRY_COPY)
         return SST_EAGAIN;
     uint32_t sel = SST_WORD_SEL(word), fresh = 0, cur = ld32(&e->value[sel]);
-    int in_place = SST_WORD_FORM(word) == SST_FORM_BYTES && cur && sst_block_room(s, cur) >= len;
+    uint64_t room = cur ? sst_block_room(s, cur) : 0; /* 0: no block, or none that is sane */
+    int in_place = SST_WORD_FORM(word) == SST_FORM_BYTES && room != 0 && room >= len;
     if (!in_place) {
         r = sst_op_new_value(op, "", 0, len + len / 2 + 1, &fresh); /* room to grow: appends stay linear in sum */
         char *to = r == SST_OK ? sst_payload(s, fresh, len) : NULL;

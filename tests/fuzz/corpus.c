@@ -109,6 +109,8 @@ static const input inputs[] = {
        AT(ENTRY, E(0, VALUE1), EDGE, 1), AT(EDGE, 2, TAG, 768 + 10)),
     IN("values outside", AT(ENTRY, E(0, VALUE0), SET, -1), AT(ENTRY, E(0, VALUE1), SET, 1),
        AT(ENTRY, E(6, VALUE0), EDGE, 0), AT(ENTRY, E(6, VALUE1), EDGE, 0)),
+    IN("an empty value in no block, and nothing appended", AT(ENTRY, E(13, VALUE0), SET, -1),
+       AT(ENTRY, E(13, VALUE1), SET, -1), DO(APPEND, 13, 0)),
     IN("a value that is its entry", AT(ENTRY, E(2, VALUE0), SELF, 0), AT(ENTRY, E(2, VALUE1), SELF, 0),
        AT(ENTRY, E(2, TAG), TAG, 768 + 40)),
     IN("a block of class 255 for the next value", AT(VALUE, B(0, TAG), TAG, 768 + 255),
