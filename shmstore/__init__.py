@@ -7,7 +7,14 @@ There is no server and no port: a store is a named piece of shared memory.
     store.wait([f"ready/{i}" for i in range(8)], timeout=30)
 """
 
-from shmstore import elastic, log
+from shmstore import (
+    _barrier_keys,  # noqa: F401 -- a kind that Barrier(...) makes
+    _barrier_segment,  # noqa: F401 -- the other one
+    checkpoint,
+    elastic,
+    log,
+)
+from shmstore.barrier import Barrier
 from shmstore.errors import (
     BarrierTimeoutError,
     BrokenBarrierError,
@@ -28,6 +35,7 @@ from shmstore.shm import HashStore, Peer, ShmStore
 from shmstore.store import Capabilities, Store
 
 __all__ = [
+    "Barrier",
     "BarrierTimeoutError",
     "BrokenBarrierError",
     "Capabilities",
@@ -47,6 +55,7 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "StoreTimeoutError",
+    "checkpoint",
     "elastic",
     "log",
 ]

@@ -19,7 +19,7 @@ from shmstore._keys import shown
 from shmstore._native import door_barrier, ffi, lib
 from shmstore._peers import Peer, peers_of
 from shmstore._verbs import SegmentStore
-from shmstore.barrier import Attempt, Barrier, Break, Missing, peer_text
+from shmstore.barrier import Attempt, Barrier, Break, Missing, peer_text, store_home
 
 if TYPE_CHECKING:
     from shmstore._native import CData
@@ -35,16 +35,24 @@ _CAUSES: Final[dict[_Kind, int]] = {
 _KINDS: Final[dict[int, _Kind]] = {code: kind for kind, code in _CAUSES.items()}
 
 
+_ARRIVAL_BYTES: Final = ffi.sizeof("sst_arrival")
+
+
+def _arrival(memory: bytearray) -> CData:
+    return ffi.from_buffer("sst_arrival *", memory, require_writable=True)
+
+
 class SegmentBarrier(Barrier):
     """A barrier on a ShmStore or HashStore. It notices the deaths of ranks, and stays for good."""
 
     @classmethod
     def _takes(cls, store: Any, raw: bytes) -> bool:
-        home = getattr(store, "_barrier_home", None)
-        return home is not None and home(raw) is not None
+        return store_home(store, raw) is not None
 
     def _setup(self) -> None:
-        home, raw = self._store._barrier_home(self._raw)
+        found = store_home(self._store, self._raw)
+        assert found is not None
+        home, raw = found
         assert isinstance(home, SegmentStore)
         self._home = home
         self._bar = ffi.new("sst_bar *")
@@ -71,25 +79,33 @@ class SegmentBarrier(Barrier):
     def wait(self, timeout: Timeout | None = None) -> int:
         home = self._home
         span = home._span_ns if timeout is None and self._span is None else self._limit(timeout)
-        done = door_barrier(home._door, self._given, span)
+        arrival = bytearray(_ARRIVAL_BYTES)
         if self._told:
             self._told.pop(get_ident(), None)
-        if isinstance(done, int):
-            return done
-        arrival = ffi.new("sst_arrival *")
-        if done is not None:
-            ffi.memmove(arrival, done, len(done))
         try:
-            return self._park(Attempt(span), arrival)
+            index = door_barrier(home._door, self._given, arrival, span)
+            return self._park(Attempt(span), _arrival(arrival)) if index is None else index
         except errors.BrokenBarrierError:
             raise
         except BaseException as error:
-            if arrival.arrived:
-                self._interrupted(arrival.epoch, error)
+            self._given_up(_arrival(arrival), error)
             raise
-        finally:
-            if arrival.waiter:
-                lib.sst_waiter_release(home._seg, ffi.addressof(arrival[0], "waiter"))
+
+    def _wait_in(self, epoch: int, timeout: Timeout | None) -> int:
+        arrival = ffi.new("sst_arrival *", {"only": 1, "epoch": epoch})
+        try:
+            return self._park(Attempt(self._limit(timeout)), arrival)
+        except errors.BrokenBarrierError:
+            raise
+        except BaseException as error:
+            self._given_up(arrival, error)
+            raise
+
+    def _given_up(self, arrival: CData, error: BaseException) -> None:
+        if arrival.waiter:
+            lib.sst_waiter_release(self._home._seg, ffi.addressof(arrival[0], "waiter"))
+        if arrival.arrived:  # where the epoch has passed after all, nothing is broken
+            self._interrupted(arrival.epoch, error)
 
     def _park(self, attempt: Attempt, arrival: CData) -> int:
         home = self._home
@@ -104,6 +120,8 @@ class SegmentBarrier(Barrier):
                 if arrival.cause == lib.SST_BAR_RESET:
                     raise self._was_reset(arrival.epoch)
                 raise self._broken(arrival.epoch, self._break_of(arrival))
+            if code == lib.SST_ENOENT:
+                raise self._not_current(arrival.epoch, self._look().epoch)
             if code not in AGAIN:
                 raise errors.from_code(code, f"wait at barrier {shown(self._raw)}", repr(home))
             if self._rank is None:
@@ -210,9 +228,10 @@ class SegmentBarrier(Barrier):
         info = self._look()
         return 0 if info.broken else int(info.arrived)
 
-    def _break(self, epoch: int | None, cause: Break) -> None:
+    def _break(self, epoch: int | None, cause: Break) -> int:
         seg, why, rank = self._home._open(), _CAUSES[cause.kind], cause.rank or 0
         self._must(lib.sst_bar_break(seg, self._bar, epoch is None, epoch or 0, why, rank))
+        return int(self._look().epoch)
 
     def _reset(self, told: int | None) -> None:
         self._must(lib.sst_bar_reset(self._home._open(), self._bar, told is None, told or 0))

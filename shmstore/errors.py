@@ -5,7 +5,9 @@
     │  ├─ StoreTimeoutError(TimeoutError)      .keys .elapsed .timeout
     │  │  └─ BarrierTimeoutError               .key .epoch .arrived .world_size .missing_ranks
     │  ├─ PeerDiedError                        .rank .pid .host .waiting_on
-    │  ├─ BrokenBarrierError(threading.BrokenBarrierError)
+    │  ├─ BrokenBarrierError(threading.BrokenBarrierError)   .key .epoch .missing_ranks
+    │  │  ├─ TimedOutBarrierError              a BarrierTimeoutError too: what a Barrier raises who timed out
+    │  │  └─ PeerAtBarrierDiedError            a PeerDiedError too: what a Barrier raises when it needs the dead
     │  ├─ QueueEmptyError
     │  └─ StoreConnectionError(ConnectionError)
     ├─ StoreFullError                          the segment, its file system or its peer table: says which
@@ -116,7 +118,8 @@ class PeerDiedError(DistStoreError):
         rank: the dead rank, or None where only the process is known.
         pid: its process id in its own PID namespace, or None.
         host: the host name it had, or None.
-        waiting_on: what the caller waited for when it learned of the death, or None.
+        waiting_on: the key, queue or barrier that it waited for when it died, or None: it waited for nothing, or that
+            is not known any more.
     """
 
     def __init__(
@@ -136,7 +139,38 @@ class PeerDiedError(DistStoreError):
 
 
 class BrokenBarrierError(DistStoreError, threading.BrokenBarrierError):
-    """A reusable barrier was broken by a timeout, an abort or a death, for everybody at it, until it is reset."""
+    """A reusable barrier was broken by a timeout, an abort or a death, for everybody at it, until it is reset.
+
+    Attributes:
+        key: the barrier's key, or None.
+        epoch: which use of it broke, or None.
+        missing_ranks: who was missing when a party timed out, ascending; empty when it broke otherwise, or ranks are
+            not known.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        key: str | None = None,
+        epoch: int | None = None,
+        missing_ranks: Iterable[int] = (),
+    ) -> None:
+        super().__init__(message)
+        self.key = key
+        self.epoch = epoch
+        self.missing_ranks = tuple(missing_ranks)
+
+
+# The next two are not exported: whoever catches one catches it as one of its bases.
+
+
+class TimedOutBarrierError(BarrierTimeoutError, BrokenBarrierError):
+    """At a reusable barrier, this party's time was over; with that the barrier is broken for all."""
+
+
+class PeerAtBarrierDiedError(PeerDiedError, BrokenBarrierError):
+    """A party that a reusable barrier needs died; with that the barrier is broken for all."""
 
 
 class QueueEmptyError(DistStoreError):

@@ -210,6 +210,8 @@ static int arrive(sst_seg *s, const sst_bar *bar, point *p, sst_arrival *a) {
         sit(s, bar, p);
     while (!a->arrived) {
         uint64_t st = ld64_acquire(&p->state);
+        if (a->only && SST_BAR_EPOCH(st) != a->epoch)
+            return SST_ENOENT;
         if (st & SST_BAR_BROKEN) {
             a->epoch = SST_BAR_EPOCH(st);
             return verdict(p, st, a);

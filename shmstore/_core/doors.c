@@ -153,17 +153,19 @@ static PyObject *door_wait(PyObject *self, PyObject *const *args, Py_ssize_t n) 
     return declined();
 }
 
-/* door_barrier(door, sst_bar as bytes, span in ns) -> index | bytes | None: a wait at a reusable barrier. An int: all have
- * arrived. Bytes: the caller has arrived, or learned that it is broken; it goes on with that sst_arrival. Gives up the GIL
- * while it yields, as door_wait does. */
+/* door_barrier(door, sst_bar as bytes, sst_arrival as bytearray, span in ns) -> index | None: a wait at a reusable
+ * barrier. None: not all have arrived, or it is broken, or it declines; whether the caller has arrived stands in the
+ * arrival, with which it goes on. It is the caller's own memory, so that an exception of a signal handler, which comes
+ * as soon as the door is left, does not lose it. Gives up the GIL while it yields, as door_wait does. */
 static PyObject *door_barrier(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     (void)self;
     sst_bar bar;
     sst_arrival a = {0};
-    if (n != 3 || !PyBytes_Check(args[1]) || PyBytes_Size(args[1]) != (Py_ssize_t)sizeof bar)
+    if (n != 4 || !PyBytes_Check(args[1]) || PyBytes_Size(args[1]) != (Py_ssize_t)sizeof bar ||
+        !PyByteArray_Check(args[2]) || PyByteArray_Size(args[2]) != (Py_ssize_t)sizeof a)
         return declined();
     memcpy(&bar, PyBytes_AsString(args[1]), sizeof bar);
-    uint64_t span = PyLong_AsUnsignedLongLong(args[2]);
+    uint64_t span = PyLong_AsUnsignedLongLong(args[3]);
     if (PyErr_Occurred()) {
         PyErr_Clear();
         return declined();
@@ -175,9 +177,9 @@ static PyObject *door_barrier(PyObject *self, PyObject *const *args, Py_ssize_t 
         Py_BEGIN_ALLOW_THREADS r = sst_bar_linger(s, &bar, &a, span > UINT64_MAX - now ? UINT64_MAX : now + span);
         Py_END_ALLOW_THREADS
     }
-    if (r == SST_OK)
-        return PyLong_FromUnsignedLong(a.index);
-    return a.arrived ? PyBytes_FromStringAndSize((const char *)&a, (Py_ssize_t)sizeof a) : declined();
+    if (PyByteArray_Size(args[2]) == (Py_ssize_t)sizeof a) /* as it was: nobody else knows it */
+        memcpy(PyByteArray_AsString(args[2]), &a, sizeof a);
+    return r == SST_OK ? PyLong_FromUnsignedLong(a.index) : declined();
 }
 
 /* door(address of an sst_seg) -> door. The caller keeps the segment alive as long as the door is in use. */

@@ -130,9 +130,9 @@ typedef struct {
     uint32_t who, owner;   /* the handle's rank + 1 or 0, and the process that has it */
 } sst_bar;
 
-/* One wait at it: all 0 at first, kept between the calls of that wait. */
+/* One wait at it: all 0 at first, kept between the calls of that wait. With `only` 1 it is for `epoch` alone. */
 typedef struct {
-    uint32_t arrived, epoch, resets;
+    uint32_t arrived, only, epoch, resets;
     uint32_t index;          /* 0 .. parties - 1: how many of the epoch came before */
     uint32_t waiter;         /* as in sst_wait */
     uint32_t cause, rank;    /* with SST_EBROKEN: SST_BAR_*, and whose; rank 4096: not known */
@@ -253,13 +253,14 @@ int sst_barrier(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32
 int sst_bar_open(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t parties, int32_t rank, uint32_t who,
                  uint64_t deadline_ns, sst_bar *out);
 /* Arrives, once. SST_OK: all have. SST_EAGAIN: not yet, or (arrived still 0, with SST_TRY) a forked child's first call.
- * SST_EBROKEN. Who has arrived counts, whatever becomes of him. */
+ * SST_EBROKEN. SST_ENOENT: the only epoch that it was for is not the current one. Who has arrived counts, whatever
+ * becomes of him. */
 int sst_bar_arrive(sst_seg *s, const sst_bar *bar, sst_arrival *a, uint32_t flags);
 /* Arrives, then yields for a while, at most to the deadline; as sst_bar_arrive. */
 int sst_bar_linger(sst_seg *s, const sst_bar *bar, sst_arrival *a, uint64_t deadline_ns);
 /* Arrives, then parks, at most to the deadline and at most slice_ns. SST_OK: all have arrived, and what each did before
  * is seen. SST_EAGAIN: the slice is over. SST_ETIMEDOUT: the deadline is, and this call broke the barrier for that.
- * SST_EBROKEN. After each slice one of those who wait looks, for all, whether a rank that has not arrived died or left;
+ * SST_EBROKEN, SST_ENOENT. After each slice one of those who wait looks, for all, whether a rank that has not arrived died or left;
  * then that breaks it. Give up early with sst_bar_break and sst_waiter_release. */
 int sst_bar_wait(sst_seg *s, const sst_bar *bar, sst_arrival *a, uint64_t deadline_ns, uint64_t slice_ns);
 /* Breaks the epoch `epoch`, or with any 1 whichever it is. 1: it was unbroken; 0: not, or it is over. */

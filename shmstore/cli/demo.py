@@ -1,10 +1,13 @@
 """`shmstore demo`: eight processes count a real directory tree together, and one process checks what they found.
 
-The launcher makes the segment, puts the list of files into it, starts a process a rank, and stays attached, without a
-rank, until all are gone: so it is the last one out and takes the segment with it, also when a rank died. What the ranks
-do is in `count.py`. Their reports come through a pipe each and not through the store that they show: a pipe also says
-that its rank is dead. The progress bar pops a queue of the store. Nobody sleeps and looks again: ranks and bar wait in
-the store, the launcher on the pipes.
+The launcher makes the segment, puts the list of files into it, starts a process a rank (`launch.py`), and stays
+attached, without a rank, until all are gone: so it is the last one out and takes the segment with it, also when a rank
+died. What the ranks do is in `count.py`. The progress bar pops a queue of the store. The launcher does not sleep and
+look again: the bar waits in the store, the launcher on the pipes.
+
+A death is survived, whoever killed: the others learn it from the store, finish the work of the dead, and the counts
+must agree all the same. `--kill` only saves looking for a pid. So the exit code is 0 after deaths too, as long as one
+rank is left, and the output says who died.
 
 The single process counts last, with the tree's files in the page cache; what that is worth is its advantage.
 """
@@ -12,18 +15,13 @@ The single process counts last, with the tree's files in the page cache; what th
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import secrets
-import signal
 import sys
 import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from threading import Thread
 from typing import Literal
@@ -36,12 +34,16 @@ from rich.table import Table
 
 from shmstore import ShmStore, StoreError
 from shmstore.cli import count
-from shmstore.cli.count import Plan, Report, Tally
+from shmstore.cli.count import Plan, Report
+from shmstore.cli.launch import Death, Outcome, Ranks
+from shmstore.cli.tally import Tally, list_files
+from shmstore.cli.tally import count as count_alone
 
 __all__ = ["demo"]
 
 # Of the default tree only: these hold what was installed beside the standard library, and what running it writes.
 _NOT_STANDARD = frozenset({b"site-packages", b"dist-packages", b"__pycache__"})
+_NAMED = 16  # survivors whose notice of a death is shown each
 
 
 @click.command()
@@ -68,7 +70,10 @@ _NOT_STANDARD = frozenset({b"site-packages", b"dist-packages", b"__pycache__"})
     help="Seconds after which a wait has failed.",
 )
 @click.option(
-    "--kill", type=click.IntRange(0), metavar="RANK", help="This rank kills itself in the middle of its work."
+    "--kill",
+    type=click.IntRange(0),
+    metavar="RANK",
+    help="This rank is killed (SIGKILL) in the middle of its work; the others learn it from the store and take over.",
 )
 def demo(
     nproc: int,
@@ -80,14 +85,16 @@ def demo(
 ) -> None:
     """Has processes count the words and lines of a directory tree together, and compares with a single process.
 
-    Exits with 1 when a rank failed or died, or when they counted anything else than the single process did.
+    A process that dies, by --kill or anybody's hand, is survived: the others finish its work.
+
+    Exits with 1 when a rank failed, when all died, or when they counted anything else than the single process did.
     """
     if kill is not None and kill >= nproc:
         raise click.BadParameter(f"there are ranks 0 to {nproc - 1} only", param_hint="--kill")
     root = os.path.abspath(path or sysconfig.get_path("stdlib"))  # noqa: PTH100 -- resolve() would follow links
     plan = Plan(f"demo-{os.getpid()}-{secrets.token_hex(4)}", os.fsencode(root), nproc, rounds, timeout, kill)
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, soft_wrap=True)
-    files, unreadable = count.list_files(plan.root, _NOT_STANDARD if path is None else ())
+    files, unreadable = list_files(plan.root, _NOT_STANDARD if path is None else ())
     console.print(f"{_many(len(files), 'file', 'files')} below {_shown(plan.root)}")
     if unreadable:
         console.print(f"{_many(unreadable, 'directory', 'directories')} left out as unreadable")
@@ -95,106 +102,39 @@ def demo(
     try:
         with ShmStore(plan.name, create=True, sync=sync) as store:
             count.publish(store, files)
-            results = _run(plan, store, files, console)
+            outcome = _run(plan, store, len(files), console)
     except (StoreError, OSError) as error:
         raise click.ClickException(f"{type(error).__name__}: {error}") from error
     together_s = time.monotonic() - start_s
-    reports = [result for result in results if isinstance(result, Report)]
-    faults = [result for result in results if isinstance(result, str)]
+    for death in outcome.deaths:
+        console.print(_obituary(death, outcome.reports, files))
+    faults = outcome.faults
+    alone = Tally()
     if not faults:
         start_s = time.monotonic()
-        alone = count.count(plan.root, files)
+        alone = count_alone(plan.root, files)
         alone_s = time.monotonic() - start_s
-        console.print(_table(plan, sync, reports, alone, console.width), soft_wrap=False)
+        console.print(_table(plan, sync, outcome, alone, console.width), soft_wrap=False)
         if alone.skipped:
             console.print(f"{_many(alone.skipped, 'file', 'files')} left out as unreadable, by all alike")
-        console.print(_speed(plan, reports, together_s, alone_s))
-        faults = _faults(reports, alone)
+        console.print(_speed(plan, outcome.reports, together_s, alone_s))
+        faults = _faults(outcome.reports, alone)
     if not _gone(plan.name):
         faults.append(f"the segment {plan.name} is still there")
     for fault in faults:
         console.print(f"FAILED: {fault}", style="bold red")
     if faults:
         raise SystemExit(1)
+    left = f"{len(outcome.reports):,} of " if outcome.deaths else ""
     console.print(
-        f"OK: {_many(nproc, 'process', 'processes')} counted {_many(alone.files, 'file', 'files')} exactly as one did; "
-        "no server, no port, and the segment is gone."
+        f"OK: {left}{_many(nproc, 'process', 'processes')} counted {_many(alone.files, 'file', 'files')} exactly as "
+        "one did; no server, no port, and the segment is gone."
     )
 
 
-# -- the processes ----------------------------------------------------------------------------------------------------
-
-
-def _run(plan: Plan, store: ShmStore, files: list[bytes], console: Console) -> list[Report | str]:
-    """Starts all ranks and collects a report of each, in rank order; or ends the rest at the first that fails."""
-    ranks: dict[Connection, tuple[int, SpawnProcess]] = {}
-    results: dict[int, Report] = {}
-    faults: dict[int, str] = {}
-    try:
-        with _no_interrupt():
-            for rank in range(plan.nproc):
-                _start(plan, rank, ranks)
-        with _bar(store, len(files), console):
-            pending = set(ranks)
-            while pending and not faults:
-                for pipe in wait(list(pending)):
-                    assert isinstance(pipe, Connection)
-                    pending.discard(pipe)
-                    rank, process = ranks[pipe]
-                    result = _receive(pipe, rank, process)
-                    if isinstance(result, str):
-                        faults[rank] = result
-                    else:
-                        results[rank] = result
-    finally:
-        for pipe, (_, process) in ranks.items():
-            if len(results) < plan.nproc:
-                process.kill()  # the store survives that; also ends a process that is stopped
-            process.join()
-            pipe.close()
-    for rank, process in ranks.values():
-        held = count.unfinished(store, rank, process.pid or 0) if rank in faults else []
-        if held:
-            named = ", ".join(_shown(files[index]) for index in held)
-            faults[rank] += f"; it had claimed and not finished: {named}"
-    return [*faults.values()] or [results[rank] for rank in sorted(results)]
-
-
-def _start(plan: Plan, rank: int, ranks: dict[Connection, tuple[int, SpawnProcess]]) -> None:
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=count.live, args=(plan, rank, theirs), name=f"rank {rank}", daemon=True)
-    try:
-        process.start()
-    except BaseException:
-        mine.close()
-        raise
-    finally:
-        theirs.close()  # the rank holds the only end: its death is an end of file here
-    ranks[mine] = (rank, process)
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Processes started in here never see Ctrl-C, which is the launcher's to answer; one that comes meanwhile waits."""
-    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and unblocks SIGINT then
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _receive(pipe: Connection, rank: int, process: SpawnProcess) -> Report | str:
-    try:
-        result = pipe.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"rank {rank} (pid {process.pid}) died: {how}; the other ranks were stopped"
-    assert isinstance(result, (Report, str))
-    return result
+def _run(plan: Plan, store: ShmStore, total: int, console: Console) -> Outcome:
+    with Ranks(plan) as ranks, _bar(store, total, console):
+        return ranks.collect(store)
 
 
 def _gone(name: str) -> bool:
@@ -231,7 +171,7 @@ def _bar(store: ShmStore, total: int, console: Console) -> Iterator[None]:
             thread.join()
 
 
-def _table(plan: Plan, sync: str, reports: list[Report], alone: Tally, width: int) -> Table:
+def _table(plan: Plan, sync: str, outcome: Outcome, alone: Tally, width: int) -> Table:
     table = Table(
         title=f"{plan.nproc} processes, {plan.rounds} rounds, sync={sync}, segment {plan.name}",
         title_justify="left",
@@ -241,12 +181,14 @@ def _table(plan: Plan, sync: str, reports: list[Report], alone: Tally, width: in
     table.add_column("rank", overflow="fold")
     for head in ("pid", "files", "words", "lines", "bytes", *(f"wait ms\n{what}" for what in count.WAITS)):
         table.add_column(head, justify="right", overflow="fold")
-    for r in reports:
-        table.add_row(
-            str(r.rank), str(r.pid), *_cells(r.own), *(f"{r.waited_s[what] * 1e3:.1f}" for what in count.WAITS)
-        )
+    everyone = outcome.reports[0].everyone  # the dead have finished files too; _faults looks whether all say the same
+    rows = [
+        (r.rank, r.pid, r.own, [f"{r.waited_s[what] * 1e3:.1f}" for what in count.WAITS]) for r in outcome.reports
+    ] + [(d.rank, d.pid, everyone[d.rank], ["-", "-", "died"]) for d in outcome.deaths]
+    for rank, pid, tally, waits in sorted(rows, key=lambda row: row[0]):
+        table.add_row(str(rank), str(pid), *_cells(tally), *waits)
     table.add_section()
-    table.add_row("all", "", *_cells(_total(reports)))
+    table.add_row("all", "", *_cells(outcome.reports[0].total))
     table.add_row("single\nprocess", str(os.getpid()), *_cells(alone))
     return table
 
@@ -265,6 +207,31 @@ def _speed(plan: Plan, reports: list[Report], together_s: float, alone_s: float)
     )
 
 
+def _obituary(death: Death, reports: list[Report], files: list[bytes]) -> str:
+    """Who died, who noticed and when, and what became of the files in hand."""
+    notices = sorted(
+        (notice.at_s - death.seen_s, report.rank, notice.where)
+        for report in reports
+        for notice in report.noticed
+        if notice.rank == death.rank
+    )
+    taken = [(index, report.rank) for report in reports for victim, index in report.taken if victim == death.rank]
+    lines = [f"rank {death.rank} (pid {death.pid}) died: {death.how}. The launcher told nobody."]
+    if notices:
+        lines.append(
+            f"  {len(notices)} of {_many(len(reports), 'survivor', 'survivors')} noticed, each at its next wait; "
+            "in ms after the launcher saw the end (-: before):"
+        )
+        lines += [f"    rank {rank} {after_s * 1e3:+.1f} {where}" for after_s, rank, where in notices[:_NAMED]]
+        if len(notices) > _NAMED:
+            lines.append(f"    and {len(notices) - _NAMED:,} more, the last {notices[-1][0] * 1e3:+.1f}")
+    else:
+        lines.append("  no survivor noticed: nobody had to wait for it any more")
+    lines.append(f"  taken over from it: {_many(len(taken), 'file', 'files')}")
+    lines += [f"    rank {rank} counted {_shown(files[index])}" for index, rank in taken]
+    return "\n".join(lines)
+
+
 def _many(number: int, one: str, more: str) -> str:
     return f"{number:,} {one if number == 1 else more}"
 
@@ -278,18 +245,15 @@ def _shown(path: bytes) -> str:
 # -- is it right? -----------------------------------------------------------------------------------------------------
 
 
-def _total(reports: list[Report]) -> Tally:
-    return sum((report.own for report in reports), Tally())
-
-
 def _faults(reports: list[Report], alone: Tally) -> list[str]:
     """What is wrong with the reports of all ranks, one sentence each; nothing when all is well."""
-    total = _total(reports)
-    faults = [
-        f"rank {r.rank} was told that all counted {r.total}, but they counted {total}"
-        for r in reports
-        if r.total != total
-    ]
-    if total != alone:
-        faults.append(f"the ranks counted {total}, the single process {alone}; did the tree change meanwhile?")
+    first = reports[0]
+    faults = []
+    for r in reports:
+        if r.own != r.everyone[r.rank]:
+            faults.append(f"rank {r.rank} counted {r.own}, and in its store it is {r.everyone[r.rank]}")
+        if r.everyone != first.everyone:
+            faults.append(f"rank {r.rank} knows that all counted {r.total}, and rank {first.rank} that {first.total}")
+    if first.total != alone:
+        faults.append(f"the ranks counted {first.total}, the single process {alone}; did the tree change meanwhile?")
     return faults

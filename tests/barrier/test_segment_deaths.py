@@ -37,7 +37,7 @@ def work(name: str, rank: int, line: Connection) -> NoReturn:
         line.send("attached")
         told = False
         while line.recv() == "go":
-            if told:  # a reset of who was told does nothing where another was first; that of others would throw them out
+            if told:  # else a reset would throw out who waits; this one does nothing where another was first
                 barrier.reset()
             passed = 0
             try:

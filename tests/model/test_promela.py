@@ -12,7 +12,7 @@ import pytest
 
 MODELS = Path(__file__).parents[2] / "docs" / "model"
 
-HOLDS = [("wait", []), ("wait", ["SEMAPHORE"]), ("lock", [])]
+HOLDS = [("wait", []), ("wait", ["SEMAPHORE"]), ("lock", []), ("barrier", [])]
 FAILS = [
     ("wait", ["NO_RECHECK"]),
     ("wait", ["NO_SLICE"]),
@@ -22,6 +22,11 @@ FAILS = [
     ("wait", ["SEMAPHORE", "LATE_ARM"]),
     ("lock", ["NO_GENERATION"]),
     ("lock", ["BLIND_SEIZE"]),
+    ("barrier", ["NO_HELP"]),
+    ("barrier", ["LATE_ARM"]),
+    ("barrier", ["NO_SLICE"]),
+    ("barrier", ["LOOK_FIRST"]),
+    ("barrier", ["NO_EPOCH"]),
 ]
 
 
@@ -67,7 +72,7 @@ def test_mutant_fails(model: str, defines: list[str], tmp_path: Path, proof: Cal
 
 
 def test_every_mutant_of_the_models_is_here() -> None:
-    for model in ("wait", "lock"):
+    for model in ("wait", "lock", "barrier"):
         text = (MODELS / f"{model}.pml").read_text()
         named = set(re.findall(r"^ \*   -D(\w+)", text, re.MULTILINE))
         used = {name for case, names in HOLDS + FAILS if case == model for name in names}

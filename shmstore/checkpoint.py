@@ -1,0 +1,251 @@
+"""The barriers of checkpoint writers: every rank has written its part, or nobody goes on as if.
+
+The names, the registry and the configuration are those of torch.distributed.checkpoint._experimental.barriers (and
+RankInfo of its types), so that code moves by changing an import:
+
+    config = BarrierConfig("shm_store", {"global_rank": rank, "global_world_size": n, "barrier_prefix": "checkpoint",
+                                         "store_name": "job-7", "timeout_barrier_init_secs": 60, "timeout_secs": 600})
+    barrier = create_barrier_from_config(config)
+    write_my_part()
+    barrier.execute_barrier()
+    if rank == 0:
+        publish()
+
+What differs from torch's TCPStoreBarrier, which has `timeout_secs` and ignores it, leaves its keys, and after a failure
+counts an arrival twice:
+
+- `timeout_secs` is how long `execute_barrier` waits. The store keeps its own timeout, also when that fails.
+- The barriers stand on `shmstore.Barrier`: passed ones leave nothing behind, and errors name the missing ranks, rank 0
+  among them, in order. Any rank may leave first.
+- The n-th call of a rank meets the n-th call of all others, or fails. So a rank that is late for a checkpoint which
+  the others gave up fails too, and is not counted in for the next one, of which it has written nothing. The next call
+  of all meets again.
+- A rank whose own part has failed calls `abort()` in place of `execute_barrier()`: the others learn it at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+from shmstore import barrier
+from shmstore.shm import ShmStore
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from shmstore._deadline import Timeout
+    from shmstore._keys import Key
+
+__all__ = [
+    "BARRIER_REGISTRY",
+    "Barrier",
+    "BarrierConfig",
+    "RankInfo",
+    "ShmStoreBarrier",
+    "StoreBarrier",
+    "create_barrier_from_config",
+    "register_barrier",
+]
+
+C = TypeVar("C", bound=type)
+
+BARRIER_REGISTRY: Final[dict[str, type]] = {}
+"""The classes that `create_barrier_from_config` knows, by their `barrier_type`."""
+
+
+@dataclass
+class RankInfo:
+    """Who this process is in its job; torch's fields.
+
+    Attributes:
+        global_rank: 0 to global_world_size - 1.
+        global_world_size: how many ranks there are.
+    """
+
+    global_rank: int
+    global_world_size: int
+
+
+@dataclass
+class BarrierConfig:
+    """Which barrier to make, and from what; torch's fields.
+
+    Attributes:
+        barrier_type: a key of BARRIER_REGISTRY ("store", "shm_store"); None is no barrier.
+        barrier_args: the keyword arguments of its class.
+    """
+
+    barrier_type: str | None = None
+    barrier_args: dict[str, Any] = field(default_factory=dict)
+
+
+def register_barrier(barrier_class: C) -> C:
+    """Makes a class known to `create_barrier_from_config` under its `barrier_type`; a class decorator.
+
+    A later class of the same type takes the place of the earlier one; a class without `barrier_type` is left alone.
+    Both as torch's does.
+
+    Returns:
+        The class.
+    """
+    name = getattr(barrier_class, "barrier_type", None)
+    if name is not None:
+        BARRIER_REGISTRY[name] = barrier_class
+    return barrier_class
+
+
+def create_barrier_from_config(barrier_config: BarrierConfig) -> Barrier | None:
+    """Makes the configured barrier.
+
+    Returns:
+        The barrier, or None where `barrier_type` is None.
+
+    Raises:
+        ValueError: nobody registered that type; the text lists those that are. What the class raises.
+    """
+    name = barrier_config.barrier_type
+    if name is None:
+        return None
+    if name not in BARRIER_REGISTRY:
+        raise ValueError(f"Unknown barrier type: {name}. Available types: {sorted(BARRIER_REGISTRY)}")
+    made: Barrier = BARRIER_REGISTRY[name](**barrier_config.barrier_args)
+    return made
+
+
+class Barrier(ABC):
+    """What a checkpoint writer calls, on every rank, when its part is written."""
+
+    @abstractmethod
+    def execute_barrier(self) -> None:
+        """Returns when all ranks have called it as often as this one; blocks meanwhile."""
+
+
+@register_barrier
+class StoreBarrier(Barrier):
+    """The barrier of a checkpoint over any store: of ours, or with c10d's verbs (torch's).
+
+    Args:
+        store: any store that `shmstore.Barrier` takes. It stays the caller's: its timeout is not touched.
+        global_rank: this rank, 0 to global_world_size - 1; each is one process, or thread.
+        global_world_size: how many ranks there are, 1 to 4096.
+        barrier_prefix: the barrier's name, str or bytes; barriers of different names are independent.
+        timeout_secs: how long `execute_barrier` waits for the others; seconds or a timedelta, `inf` for ever.
+
+    It is made in all ranks before the first of them uses it: a rank begins with what it finds, so that a restarted one
+    takes part in the next call of the others. Its methods are called by one thread at a time.
+
+    Raises:
+        TypeError, ValueError: a wrong type or value. The store's errors.
+    """
+
+    barrier_type: ClassVar[str] = "store"
+
+    def __init__(
+        self, store: Any, global_rank: int, global_world_size: int, barrier_prefix: Key, timeout_secs: Timeout = 300
+    ) -> None:
+        if global_rank is None:  # the barrier below takes parties without ranks too
+            raise TypeError("global_rank must be an int, not NoneType")
+        self._barrier: Final = barrier.Barrier(store, barrier_prefix, global_world_size, global_rank, timeout_secs)
+        epoch, broken = self._barrier._now()  # noqa: SLF001 -- a part of the barrier
+        self._next = epoch if broken is None else epoch + 1
+
+    def execute_barrier(self) -> None:
+        """Returns when all ranks have called it as often as this one; blocks meanwhile, at most `timeout_secs`.
+
+        Each call counts, whether it fails or not. When it fails for one it fails for all that have not returned, now or
+        when they come; the next call of each meets the others again.
+
+        Raises:
+            BarrierTimeoutError: not all came in time: `.missing_ranks` has them in order. Also a BrokenBarrierError.
+            PeerDiedError: a rank died; on stores that notice deaths. Also a BrokenBarrierError.
+            BrokenBarrierError: another rank timed out (`.missing_ranks` has who was missing then), aborted, left or was
+                interrupted; or the others gave up this call before this rank came. The text says which.
+            The store's errors.
+        """
+        epoch = self._count()
+        self._barrier._wait_in(epoch, None)  # noqa: SLF001
+
+    def abort(self) -> None:
+        """In place of `execute_barrier`, where this rank has failed: fails the call for all others. Does not block.
+
+        Raises:
+            The store's errors.
+        """
+        epoch = self._count()
+        self._barrier._break(epoch, barrier.Break("abort", self._barrier.rank))  # noqa: SLF001
+
+    def _count(self) -> int:
+        """The epoch of this call; the ones before it are over afterwards."""
+        meeting = self._barrier
+        epoch = self._next
+        self._next += 1
+        now, broken = meeting._now()  # noqa: SLF001
+        while now < epoch:  # a call that failed has left its epoch broken; or open, where the store did
+            if broken is None:
+                meeting._break(now, barrier.Break("abort", meeting.rank))  # noqa: SLF001
+            meeting._reset(now)  # noqa: SLF001
+            now, broken = meeting._now()  # noqa: SLF001
+        return epoch
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._barrier!r})"
+
+
+@register_barrier
+class ShmStoreBarrier(StoreBarrier):
+    """The barrier of a checkpoint among the processes of one host, in a segment of shared memory of its own.
+
+    Args:
+        global_rank: this rank, 0 to global_world_size - 1; registered in the segment, so that its death is noticed.
+        global_world_size: how many ranks there are, 1 to 4096.
+        barrier_prefix: the barrier's name in the segment.
+        timeout_barrier_init_secs: how long the constructor may wait for others that create or leave the segment;
+            seconds or a timedelta. It does not wait for the other ranks, unlike torch's.
+        store_name: the segment's name, as of ShmStore. A rank registers once in a segment: ranks that have a ShmStore
+            of that name already use StoreBarrier on it.
+        timeout_secs: how long `execute_barrier` waits for the others; seconds or a timedelta, `inf` for ever.
+
+    Any rank may close first, once it has returned from `execute_barrier`; the last one removes the segment.
+
+    Raises:
+        As ShmStore: a ValueError where the rank has a live owner, SegmentInvalidError, StoreFullError. TypeError.
+    """
+
+    barrier_type: ClassVar[str] = "shm_store"
+
+    def __init__(
+        self,
+        global_rank: int,
+        global_world_size: int,
+        barrier_prefix: Key,
+        timeout_barrier_init_secs: Timeout,
+        store_name: str,
+        timeout_secs: Timeout = 300,
+    ) -> None:
+        store = ShmStore(store_name, rank=global_rank, world_size=global_world_size, timeout=timeout_barrier_init_secs)
+        self._store: Final = store
+        try:
+            super().__init__(store, global_rank, global_world_size, barrier_prefix, timeout_secs)
+        except BaseException:
+            store.close()
+            raise
+
+    @property
+    def store(self) -> ShmStore:
+        """The segment, for more than the barrier."""
+        return self._store
+
+    def close(self) -> None:
+        """Leaves the segment: others that wait for this rank learn that it left. Idempotent."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

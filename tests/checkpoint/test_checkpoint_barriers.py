@@ -1,0 +1,308 @@
+"""The barriers of checkpoints: torch's names and registry, and on every store what a checkpoint needs of them."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kinds import DUCKS, LONG, SEGMENT, TORCH, handles, warm_torch
+
+import shmstore
+from shmstore import BarrierTimeoutError, BrokenBarrierError, ShmStore, checkpoint
+from shmstore._barrier_keys import KeyBarrier
+from shmstore.checkpoint import (
+    BARRIER_REGISTRY,
+    BarrierConfig,
+    RankInfo,
+    ShmStoreBarrier,
+    StoreBarrier,
+    create_barrier_from_config,
+    register_barrier,
+)
+from shmstore.testing.barriers import until
+from shmstore.testing.contract import Later, in_threads
+
+Make = Callable[..., StoreBarrier]
+
+
+class Suite:
+    """What holds on every store."""
+
+    @pytest.fixture
+    def factory(self, kind: str, name: str, tmp_path: Path) -> Iterator[Callable[[], Any]]:
+        with handles(kind, name, tmp_path) as factory:
+            yield factory
+
+    @pytest.fixture
+    def make(self, factory: Callable[[], Any]) -> Make:
+        def make(rank: int, world: int = 2, prefix: str = "checkpoint", timeout: Any = LONG) -> StoreBarrier:
+            return StoreBarrier(factory(), rank, world, prefix, timeout)
+
+        return make
+
+    def test_all_meet_again_and_again(self, make: Make) -> None:
+        barriers = [make(rank, 3) for rank in range(3)]
+        came = [[0] * 3 for _ in range(10)]
+
+        def party(rank: int) -> None:
+            for row in came:
+                row[rank] = 1
+                assert barriers[rank].execute_barrier() is None
+                assert sum(row) == 3
+
+        in_threads(3, party)
+
+    def test_prefixes_are_apart(self, make: Make) -> None:
+        call = Later(make(0, 2, "one").execute_barrier)
+        make(0, 1, "two").execute_barrier()
+        assert not call.done
+        make(1, 2, "one").execute_barrier()
+        call.result()
+
+    @pytest.mark.parametrize("who", [0, 2])
+    def test_timeout_secs_counts_and_the_missing_are_named_in_order(self, make: Make, who: int) -> None:
+        with pytest.raises(BarrierTimeoutError) as caught:
+            make(who, 4, timeout=0.05).execute_barrier()
+        missing = tuple(rank for rank in range(4) if rank != who)
+        assert caught.value.missing_ranks == missing
+        assert caught.value.timeout == 0.05
+        assert "1 of 4 arrived" in str(caught.value)
+
+    def test_a_failure_leaves_the_stores_timeout(self, factory: Callable[[], Any]) -> None:
+        store = factory()
+        if not hasattr(store, "set_timeout"):
+            pytest.skip("the store has no timeout")
+        store.set_timeout(timedelta(seconds=17))
+        barrier = StoreBarrier(store, 0, 2, "checkpoint", 0.02)
+        for _ in range(2):
+            with pytest.raises(BarrierTimeoutError):
+                barrier.execute_barrier()
+        assert store.timeout == timedelta(seconds=17)
+
+    def test_a_rank_that_is_late_fails_too_and_is_not_counted_in_for_the_next(self, make: Make) -> None:
+        one, two = make(0), make(1)
+        one.abort()
+        again = Later(one.execute_barrier)
+        until(lambda: one._barrier.n_waiting == 1)
+        with pytest.raises(BrokenBarrierError, match="gave up"):
+            two.execute_barrier()
+        assert not again.done
+        two.execute_barrier()
+        again.result()
+
+    def test_who_was_late_by_some_catches_up_and_meets_the_others_again(self, make: Make) -> None:
+        one, two = make(0, timeout=0.01), make(1)
+        for _ in range(3):
+            with pytest.raises(BarrierTimeoutError):
+                one.execute_barrier()
+        for _ in range(3):
+            with pytest.raises(BrokenBarrierError):
+                two.execute_barrier()
+        call = Later(two.execute_barrier)
+        until(lambda: one._barrier.n_waiting == 1)
+        one.execute_barrier()
+        call.result()
+
+    def test_a_rank_that_failed_says_so_at_once(self, make: Make) -> None:
+        barriers = [make(rank, 3) for rank in range(3)]
+        for _ in range(3):
+            calls = [Later(barriers[rank].execute_barrier) for rank in (0, 1)]
+            until(lambda: barriers[2]._barrier.n_waiting == 2)
+            barriers[2].abort()
+            for call in calls:
+                with pytest.raises(BrokenBarrierError, match=r"rank 2 called abort\(\)"):
+                    call.result()
+            in_threads(3, lambda rank: barriers[rank].execute_barrier())
+
+    def test_abort_before_the_others_come(self, make: Make) -> None:
+        one, two = make(0), make(1)
+        one.abort()
+        with pytest.raises(BrokenBarrierError, match=r"rank 0 called abort\(\)"):
+            two.execute_barrier()
+        in_threads(2, lambda i: (one, two)[i].execute_barrier())
+
+    def test_a_new_object_takes_part_in_the_next_call(self, make: Make) -> None:
+        one, two = make(0), make(1)
+        in_threads(2, lambda i: (one, two)[i].execute_barrier())
+        again = make(1)
+        in_threads(2, lambda i: (one, again)[i].execute_barrier())
+        one.abort()
+        again = make(1)
+        in_threads(2, lambda i: (one, again)[i].execute_barrier())
+
+    def test_passed_ones_leave_nothing(self, make: Make, factory: Callable[[], Any], kind: str) -> None:
+        store = factory()
+        if kind in ("duck-swap", "duck-plain"):
+            pytest.skip("the store cannot delete keys")
+        barriers = [make(rank) for rank in range(2)]
+        in_threads(2, lambda rank: barriers[rank].execute_barrier())
+        before = store.num_keys()
+        in_threads(2, lambda rank: [barriers[rank].execute_barrier() for _ in range(50)])
+        assert store.num_keys() <= before + 1
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [((None, 2), TypeError), ((2, 2), ValueError), ((-1, 2), ValueError), ((0, 0), ValueError),
+         (("0", 2), TypeError), ((0, 2, "p", -1), ValueError), ((0, 2, "p", "1"), TypeError), ((0, 2, ""), ValueError)],
+    )  # fmt: skip
+    def test_refused(self, make: Make, arguments: tuple[Any, ...], error: type[Exception]) -> None:
+        with pytest.raises(error):
+            make(*arguments)
+
+
+class TestOnOurs(Suite):
+    @pytest.fixture(params=SEGMENT)
+    def kind(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+
+class TestByKeys(Suite):
+    @pytest.fixture(params=DUCKS)
+    def kind(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    def test_it_is_by_keys(self, make: Make) -> None:
+        assert type(make(0)._barrier) is KeyBarrier
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says at import that numpy is missing
+class TestOnTorch(Suite):
+    @pytest.fixture(autouse=True, scope="class")
+    def warm(self) -> None:
+        warm_torch()
+
+    @pytest.fixture(params=TORCH)
+    def kind(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+
+# -- in a segment of its own
+
+
+class TestShmStoreBarrier:
+    def test_meets_and_any_rank_leaves_first(self, name: str) -> None:
+        def party(rank: int) -> None:
+            with ShmStoreBarrier(rank, 3, "checkpoint", 20, name, 20) as barrier:
+                for _ in range(10):
+                    barrier.execute_barrier()
+
+        for _ in range(5):
+            in_threads(3, party)
+
+    def test_what_it_opens(self, name: str) -> None:
+        with ShmStoreBarrier(
+            global_rank=1,
+            global_world_size=2,
+            barrier_prefix="p",
+            timeout_barrier_init_secs=7,
+            store_name=name,
+            timeout_secs=0.02,
+        ) as barrier:
+            assert isinstance(barrier.store, ShmStore)
+            assert (barrier.store.name, barrier.store.rank) == (name, 1)
+            with pytest.raises(BarrierTimeoutError, match=r"missing rank 0 \(never attached\)"):
+                barrier.execute_barrier()
+            assert barrier.store.timeout == timedelta(seconds=7)
+            assert f"ShmStoreBarrier(Barrier(ShmStore('{name}', rank=1), 'p', 2, rank=1))" == repr(barrier)
+            with pytest.raises(ValueError, match="taken by a live owner"):
+                ShmStoreBarrier(1, 2, "p", 7, name, 1)
+        barrier.close()
+        with pytest.raises(shmstore.StoreClosedError):
+            barrier.execute_barrier()
+        with ShmStoreBarrier(0, 2, "q", 7, name):
+            pass
+        shmstore.ShmStore(name).close()
+
+    def test_a_constructor_that_fails_leaves_nothing(self, name: str) -> None:
+        with pytest.raises(ValueError, match="1 to 8191 bytes"):
+            ShmStoreBarrier(0, 1, "", 7, name)
+        with pytest.raises(shmstore.SegmentNotFoundError):
+            ShmStore(name, create=False)
+
+
+# -- names, registry, configuration: torch's
+
+
+def test_the_registry_knows_ours() -> None:
+    assert BARRIER_REGISTRY["store"] is StoreBarrier
+    assert BARRIER_REGISTRY["shm_store"] is ShmStoreBarrier
+
+
+def test_no_type_is_no_barrier() -> None:
+    assert create_barrier_from_config(BarrierConfig()) is None
+
+
+def test_a_config_makes_a_barrier() -> None:
+    with shmstore.HashStore() as store:
+        rank = asdict(RankInfo(global_rank=0, global_world_size=1))
+        config = BarrierConfig("store", {"store": store, "barrier_prefix": "p", "timeout_secs": 3, **rank})
+        barrier = create_barrier_from_config(config)
+        assert type(barrier) is StoreBarrier
+        barrier.execute_barrier()
+
+
+def test_an_unknown_type_lists_the_known() -> None:
+    with pytest.raises(ValueError, match=r"Unknown barrier type: nope. Available types: .*'shm_store'"):
+        create_barrier_from_config(BarrierConfig("nope"))
+
+
+def test_register_a_class_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "BARRIER_REGISTRY", {})
+
+    @register_barrier
+    class Mine(checkpoint.Barrier):
+        barrier_type = "mine"
+
+        def __init__(self, n: int = 0) -> None:
+            self.n = n
+
+        def execute_barrier(self) -> None:
+            self.n += 1
+
+    class Nameless:
+        pass
+
+    made = create_barrier_from_config(BarrierConfig("mine", {"n": 3}))
+    assert isinstance(made, Mine)
+    assert made.n == 3
+    assert register_barrier(Nameless) is Nameless
+    assert {"mine": Mine} == checkpoint.BARRIER_REGISTRY
+
+
+def test_configs_are_plain_records() -> None:
+    one, two = BarrierConfig(), BarrierConfig()
+    assert one == two
+    one.barrier_args["x"] = 1
+    assert two.barrier_args == {}
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert RankInfo(1, 2) == RankInfo(global_rank=1, global_world_size=2)
+
+
+def test_the_abstract_one_wants_execute_barrier() -> None:
+    with pytest.raises(TypeError, match="execute_barrier"):
+        checkpoint.Barrier()  # type: ignore[abstract]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_names_and_fields_are_torchs() -> None:
+    theirs = pytest.importorskip("torch.distributed.checkpoint._experimental.barriers", reason="compares with torch's")
+    types = pytest.importorskip("torch.distributed.checkpoint._experimental.types")
+    for name in ("Barrier", "BarrierConfig", "create_barrier_from_config", "register_barrier", "BARRIER_REGISTRY"):
+        assert hasattr(theirs, name)
+        assert hasattr(checkpoint, name)
+    for ours, other in ((BarrierConfig, theirs.BarrierConfig), (RankInfo, types.RankInfo)):
+        assert list(inspect.signature(ours).parameters) == list(inspect.signature(other).parameters)
+    shape = list(inspect.signature(theirs.TCPStoreBarrier).parameters)
+    mine = list(inspect.signature(ShmStoreBarrier).parameters)
+    assert [name for name in shape if "tcpstore" not in name and name != "master_address"] == [
+        name for name in mine if name != "store_name"
+    ]
+    for module in (checkpoint, theirs):
+        with pytest.raises(ValueError, match=r"Unknown barrier type: nope\. Available types: "):
+            module.create_barrier_from_config(module.BarrierConfig("nope"))
