@@ -137,7 +137,7 @@ fuzz-%:
 	@mkdir -p build/fuzz/corpus-$*
 	@build/fuzz/fuzz_seeds --write build/fuzz/corpus-$*
 	@$(BIN)/python tests/proofs.py add began 'fuzz: fuzz_$*, libFuzzer'
-	build/fuzz/fuzz_$* -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=513 \
+	build/fuzz/fuzz_$* -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=257 \
 	    -print_final_stats=1 -artifact_prefix=build/fuzz/$*- $(FUZZ) build/fuzz/corpus-$* > build/fuzz/$*.log 2>&1 \
 	    || { tail -n 60 build/fuzz/$*.log; exit 1; }
 	@$(BIN)/python tests/proofs.py add ended 'fuzz: fuzz_$*, libFuzzer' \

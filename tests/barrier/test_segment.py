@@ -101,7 +101,7 @@ def test_it_is_no_key(hash_store: HashStore) -> None:
 @pytest.mark.parametrize(("parties", "rank"), [(3, None), (2, 0)])
 def test_all_who_name_it_agree(hash_store: HashStore, parties: int, rank: int | None) -> None:
     Barrier(hash_store, "b", 2)
-    with pytest.raises(ValueError, match="'b'.*made for other parties"):
+    with pytest.raises(ValueError, match=r"'b'.*made for other parties"):
         Barrier(hash_store, "b", parties, rank)
 
 

@@ -37,10 +37,11 @@ static int use(const fz_segment *f, const fz_record *records, uint32_t n, uint32
     FZ_CHECK(r <= 0 && r >= SST_ETOOBIG);
     if (r != SST_OK)
         return r;
+    uint32_t left = 2;
     fz_hurry(s);
     s->yield_skip = flags & FZ_YIELD ? 0 : 1000;
     for (uint32_t i = 0; i < n; i++)
-        if (records[i].where >= FZ_VERB)
+        if (records[i].where >= FZ_VERB && !fz_enough(records[i].where - FZ_VERB, &left))
             fz_verb(f, s, records[i].where - FZ_VERB, records[i].index, records[i].value);
     if (flags & FZ_LOOK)
         fz_sweep(f, s, flags, n);
