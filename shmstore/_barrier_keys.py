@@ -249,7 +249,9 @@ class KeyBarrier(Barrier):
         if now.epoch != state.epoch or cause is None or cause.kind != "timeout":
             return now
         arrived = cause.arrived or 0
-        raise self._timed_out(now.epoch, arrived, cause.missing, elapsed, attempt.span)
+        raise self._timed_out(
+            now.epoch, arrived, cause.missing if self._rank is not None else None, elapsed, attempt.span
+        )
 
     def _slept(self, key: str, ns: int, attempt: Attempt) -> bool:
         """Waits for a key; False when it did not come."""
@@ -307,7 +309,9 @@ class KeyBarrier(Barrier):
     def _parsed(self, raw: bytes | str) -> State:
         try:
             made_for, epoch, cause, starts, mended = json.loads(raw)
-            starts = tuple((at, ticket) for at, ticket in starts)
+            starts = tuple((int(at), int(ticket)) for at, ticket in starts)
+            if type(made_for) is not int or type(epoch) is not int or not starts:
+                raise ValueError("no state of a barrier")
             state = State(made_for, epoch, _break_of(cause), starts, _break_of(mended))
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{self!r}: the key {self._base}/state is in use for something else: {raw!r}") from error
@@ -340,9 +344,9 @@ class KeyBarrier(Barrier):
             except Exception as error:
                 if not _gave_up(error, ours=self._ours):
                     raise
-            now = self._read()
-            if now != old:
-                return now
+        now = self._read()  # the first one, too: it may have been slow, and the tickets swept meanwhile
+        if now != old:
+            return now
         self._store.set(f"{self._base}/state", new.text())
         self._store.set(done, "1")
         return new

@@ -84,7 +84,7 @@ class SegmentBarrier(Barrier):
             self._told.pop(get_ident(), None)
         try:
             index = door_barrier(home._door, self._given, arrival, span)
-            return self._park(Attempt(span), _arrival(arrival)) if index is None else index
+            return self._go_on(span, _arrival(arrival)) if index is None else index
         except errors.BrokenBarrierError:
             raise
         except BaseException as error:
@@ -94,16 +94,27 @@ class SegmentBarrier(Barrier):
     def _wait_in(self, epoch: int, timeout: Timeout | None) -> int:
         arrival = ffi.new("sst_arrival *", {"only": 1, "epoch": epoch})
         try:
-            return self._park(Attempt(self._limit(timeout)), arrival)
+            return self._go_on(self._limit(timeout), arrival)
         except errors.BrokenBarrierError:
             raise
         except BaseException as error:
             self._given_up(arrival, error)
             raise
 
+    def _go_on(self, span: int, arrival: CData) -> int:
+        """The parks. Gives the waiter slot back, also where the handle was closed meanwhile: the segment stays."""
+        seg = self._home._open()
+        try:
+            return self._park(Attempt(span), arrival)
+        except errors.StoreClosedError:
+            if arrival.arrived:  # in vain where that was the last handle of this process, which has left then
+                lib.sst_bar_break(seg, self._bar, 0, arrival.epoch, lib.SST_BAR_INTERRUPT, self._rank or 0)
+            raise
+        finally:
+            if arrival.waiter:
+                lib.sst_waiter_release(seg, ffi.addressof(arrival[0], "waiter"))
+
     def _given_up(self, arrival: CData, error: BaseException) -> None:
-        if arrival.waiter:
-            lib.sst_waiter_release(self._home._seg, ffi.addressof(arrival[0], "waiter"))
         if arrival.arrived:  # where the epoch has passed after all, nothing is broken
             self._interrupted(arrival.epoch, error)
 
@@ -128,19 +139,22 @@ class SegmentBarrier(Barrier):
                 self._watch(arrival.epoch)
 
     def _watch(self, epoch: int) -> None:
-        """Parties without ranks: a store that watches its ranks breaks the barrier for a dead one."""
+        """Parties without ranks: a store that watches its ranks breaks the barrier for a dead one.
+
+        Where the epoch is over or was broken before, the next look tells how.
+        """
         try:
             self._home._watch_peers(self._raw)
         except errors.PeerDiedError as dead:
             cause = Break("died", dead.rank, dead.pid, dead.host, waiting_on=dead.waiting_on)
-            self._break(epoch, cause)
-            raise self._broken(epoch, cause) from dead
+            if self._break_in(epoch, cause):
+                raise self._broken(epoch, cause) from dead
 
     # -- who is missing, and why --------------------------------------------------------------------------------------
 
-    def _seats(self) -> CData:
+    def _seats(self, epoch: int) -> CData:
         seats = ffi.new("sst_seat[]", self._parties)
-        self._must(lib.sst_bar_seats(self._home._open(), self._bar, seats))
+        self._must(lib.sst_bar_seats(self._home._open(), self._bar, epoch, seats))
         return seats
 
     def _look(self) -> CData:
@@ -153,62 +167,65 @@ class SegmentBarrier(Barrier):
             raise errors.from_code(code, f"barrier {shown(self._raw)}", repr(self._home))
         return code
 
-    def _who_came(self, epoch: int) -> tuple[int, list[int]]:
-        """How many arrived in that epoch, and which ranks did not; nobody is named once it has been reset."""
+    def _who_came(self, epoch: int) -> tuple[int, list[int] | None]:
+        """How many arrived in that epoch, which is broken, and which ranks did not.
+
+        None for the ranks, where there are none, or where others have arrived in a later epoch: then nobody knows.
+        """
         if self._rank is None:
             info = self._look()
-            return (info.arrived if info.epoch == epoch else 0), []
-        seats = self._seats()
+            return (info.arrived if info.epoch == epoch else 0), None
+        seats = self._seats(epoch)
         missing = [rank for rank in range(self._parties) if seats[rank].state != lib.SST_SEAT_ARRIVED]
-        if self._look().epoch != epoch:
-            return 0, []
+        info = self._look()
+        if info.epoch != epoch and info.arrived:
+            return 0, None
         return self._parties - len(missing), missing
 
     def _break_of(self, record: CData) -> Break:
         """The cause that an sst_arrival or sst_bar_info tells of."""
         kind = _KINDS.get(record.cause, "abort")
-        rank = record.rank if record.rank < self._parties and (self._rank is not None or kind == "died") else None
+        known = record.rank < self._parties and self._rank is not None
+        if kind == "died":
+            return self._death(record.epoch, record.rank, record.pid)
         if kind == "timeout":
             arrived, missing = self._who_came(record.epoch)
-            return Break(kind, rank, arrived=arrived or None, missing=tuple(missing))
-        if kind != "died":
-            return Break(kind, rank)
-        dead = self._dead(record.rank)
-        pid = record.pid or (None if dead is None else dead.pid)
-        if dead is None or dead.pid != pid:
-            return Break(kind, record.rank, pid)
-        return Break(kind, record.rank, pid, dead.host, waiting_on=dead.waiting_on)
+            return Break(kind, record.rank if known else None, arrived=arrived or None, missing=tuple(missing or ()))
+        return Break(kind, record.rank if known else None)
 
-    def _dead(self, rank: int) -> Peer | None:
-        """The record of a dead party, while it is there."""
+    def _death(self, epoch: int, rank: int, pid: int) -> Break:
+        """With host and last wait, as long as the dead one's record is there."""
         at, slot = rank, None
         if self._rank is not None:
-            seat = self._seats()[rank]
+            if rank >= self._parties:
+                raise errors.from_code(lib.SST_ECORRUPT, f"barrier {shown(self._raw)}", repr(self._home))
+            seat = self._seats(epoch)[rank]
             at, slot = seat.rank - 1, seat.slot
-        for peer in peers_of(self._home._open()):
-            if peer.state == "dead" and (peer.rank == at if at >= 0 else peer.rank is None and peer.slot == slot):
-                return peer
-        return None
+        dead = [peer for peer in peers_of(self._home._open()) if peer.state == "dead"]
+        for peer in dead:
+            if (peer.rank == at if at >= 0 else peer.slot == slot) and pid in (0, peer.pid):
+                return Break("died", rank, peer.pid, peer.host, waiting_on=peer.waiting_on)
+        return Break("died", rank, pid or None)
 
     def _states(self, ranks: Sequence[int]) -> list[Missing]:
-        seats = self._seats()
+        seats = self._seats(self._look().epoch)
         people = peers_of(self._home._open())
         by_rank = {peer.rank: peer for peer in people if peer.rank is not None}
-        by_slot = {peer.slot: peer for peer in people if peer.rank is None}
-        found = []
-        for rank in ranks:
-            seat = seats[rank]
-            peer = by_rank.get(seat.rank - 1) if seat.rank else by_slot.get(seat.slot)
-            if seat.state == lib.SST_SEAT_UNKNOWN:
-                text = "never attached" if seat.rank else "never came to this barrier"
-            elif seat.state == lib.SST_SEAT_GONE:
-                text = "not attached any more"
-            elif seat.state == lib.SST_SEAT_ARRIVED:
-                text = "arrived just now"
-            else:
-                text = peer_text(peer)
-            found.append(Missing(rank, text))
-        return found
+        by_slot = {peer.slot: peer for peer in people}  # a clone, or a child's handle, sits by its process
+        by_slot.update({peer.slot: peer for peer in people if peer.rank is None})
+        return [Missing(rank, self._state_of(seats[rank], by_rank, by_slot)) for rank in ranks]
+
+    def _state_of(self, seat: CData, by_rank: dict[int | None, Peer], by_slot: dict[int, Peer]) -> str:
+        if seat.state == lib.SST_SEAT_UNKNOWN:
+            return "never attached" if seat.rank else "never came to this barrier"
+        if seat.state == lib.SST_SEAT_ARRIVED:
+            return "arrived just now"
+        if seat.state == lib.SST_SEAT_GONE:
+            return "not attached any more"
+        peer = by_rank.get(seat.rank - 1) if seat.rank else by_slot.get(seat.slot)
+        if peer is None or peer.pid != seat.pid:  # it went, or its slot has another owner, between the two looks
+            return f"pid {seat.pid}, {'left' if seat.state == lib.SST_SEAT_LEFT else 'gone'}"
+        return peer_text(peer)
 
     # -- the rest of Barrier's hooks ----------------------------------------------------------------------------------
 
@@ -229,9 +246,13 @@ class SegmentBarrier(Barrier):
         return 0 if info.broken else int(info.arrived)
 
     def _break(self, epoch: int | None, cause: Break) -> int:
-        seg, why, rank = self._home._open(), _CAUSES[cause.kind], cause.rank or 0
-        self._must(lib.sst_bar_break(seg, self._bar, epoch is None, epoch or 0, why, rank))
+        self._break_in(epoch, cause)
         return int(self._look().epoch)
+
+    def _break_in(self, epoch: int | None, cause: Break) -> bool:
+        """True where this call broke it."""
+        seg, why, rank = self._home._open(), _CAUSES[cause.kind], cause.rank or 0
+        return self._must(lib.sst_bar_break(seg, self._bar, epoch is None, epoch or 0, why, rank)) == 1
 
     def _reset(self, told: int | None) -> None:
         self._must(lib.sst_bar_reset(self._home._open(), self._bar, told is None, told or 0))

@@ -205,8 +205,9 @@ class Barrier:
                 threading.Barrier.
 
         Returns:
-            A number, 0 to parties - 1, different for each party that passes: the order of arrival, or, with ranks on a
-            store that is not in shared memory, the rank.
+            A number, 0 to parties - 1, different for each party that passes: in shared memory the order of arrival, for
+            more than 32 parties with ranks within each 32 of them; elsewhere, with ranks, the rank. A second thread of
+            a rank shares it.
 
         Raises:
             BarrierTimeoutError: not all came in time: also a BrokenBarrierError. With ranks it names the missing.
@@ -247,11 +248,19 @@ class Barrier:
         """
         told = self._told.pop(get_ident(), None)
         if told is None and self._told:
-            try:
-                _, told = self._told.popitem()
-            except KeyError:  # another thread was faster
-                pass
+            told = self._told_others()
         self._reset(told)
+
+    def _told_others(self) -> int | None:
+        """The epoch that other threads of this handle were told of, if it is the current one or the one before it."""
+        now = self._now()[0]
+        fresh = None
+        for thread, epoch in list(self._told.items()):
+            if epoch < now - 1:
+                self._told.pop(thread, None)  # of a break that is long over; maybe of a thread, too
+            else:
+                fresh = thread
+        return None if fresh is None else self._told.pop(fresh, None)
 
     @property
     def key(self) -> str:
@@ -374,26 +383,31 @@ class Barrier:
         return span_ns(getattr(self._store, "timeout", DEFAULT))
 
     def _interrupted(self, epoch: int, error: BaseException) -> None:
-        """Tells the others that this party, which had arrived, will not wait; whatever comes of it."""
-        self._tell(epoch)
+        """Tells the others that this party, which had arrived, will not wait; whatever comes of it.
+
+        Where the epoch was over by then nothing is broken, and there is nothing to reset.
+        """
         try:
             self._break(epoch, Break("interrupt", self._rank, note=type(error).__name__))
-        except Exception:  # noqa: S110 -- the store is gone: the first error says more
-            pass
+            now, cause = self._now()
+        except Exception:
+            return
+        if now == epoch and cause is not None:
+            self._tell(epoch)
 
     def _tell(self, epoch: int) -> None:
         """Remembers that this thread was told of the end of an epoch."""
         self._told[get_ident()] = epoch
 
     def _timed_out(
-        self, epoch: int, arrived: int, missing: Sequence[int], elapsed: float, span: int
+        self, epoch: int, arrived: int, missing: Sequence[int] | None, elapsed: float, span: int
     ) -> TimedOutBarrierError:
         """The error of a party whose own time was over.
 
         Args:
             epoch: which broke.
             arrived: how many had arrived.
-            missing: ranks, ascending; empty for parties without ranks.
+            missing: ranks, ascending; None where they are not known.
             elapsed: seconds that it waited.
             span: nanoseconds that it would wait.
         """
@@ -402,8 +416,12 @@ class Barrier:
             states = self._states(missing[:NAMED_MAX])
             named = [f"rank {one.rank} ({one.state})" for one in states]
             who = f"missing {_named(named, len(missing) - len(named))}"
+        elif self._rank is None:
+            who = f"missing {max(self._parties - arrived, 0)}, not known by name, as the parties gave no ranks"
+        elif missing is None:
+            who = "who was missing is not known any more, as others have reset it and arrived again"
         else:
-            who = f"missing {self._parties - arrived}, not known by name, as the parties gave no ranks"
+            who = "the last of them just after that"
         mine = "" if self._rank is None else f" on rank {self._rank}"
         return TimedOutBarrierError(
             f"barrier {self.key!r} timed out{mine} after {span_text(elapsed)}: {arrived} of {self._parties} arrived; "
@@ -412,7 +430,7 @@ class Barrier:
             epoch=epoch,
             arrived=arrived,
             world_size=self._parties,
-            missing_ranks=missing,
+            missing_ranks=missing or (),
             elapsed=elapsed,
             timeout=seconds(span),
         )
@@ -426,7 +444,13 @@ class Barrier:
         )
         if cause.kind == "died":
             return PeerAtBarrierDiedError(
-                text, rank=cause.rank, pid=cause.pid, host=cause.host, waiting_on=cause.waiting_on
+                text,
+                rank=cause.rank,
+                pid=cause.pid,
+                host=cause.host,
+                waiting_on=cause.waiting_on,
+                key=self.key,
+                epoch=epoch,
             )
         return BrokenBarrierError(text, key=self.key, epoch=epoch, missing_ranks=cause.missing)
 

@@ -172,6 +172,21 @@ class TimedOutBarrierError(BarrierTimeoutError, BrokenBarrierError):
 class PeerAtBarrierDiedError(PeerDiedError, BrokenBarrierError):
     """A party that a reusable barrier needs died; with that the barrier is broken for all."""
 
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        rank: int | None = None,
+        pid: int | None = None,
+        host: str | None = None,
+        waiting_on: str | None = None,
+        key: str | None = None,
+        epoch: int | None = None,
+    ) -> None:
+        PeerDiedError.__init__(self, message, rank=rank, pid=pid, host=host, waiting_on=waiting_on)
+        self.key = key
+        self.epoch = epoch
+
 
 class QueueEmptyError(DistStoreError):
     """`queue_pop(key, block=False)` found no item that is free for the caller."""
@@ -224,6 +239,11 @@ _CODES: Final[dict[int, tuple[type[Exception], str]]] = {
     lib.SST_ENGINE: (SegmentInvalidError, "the segment's way to park (sync=) is not built into this library"),
     lib.SST_EDEAD: (SegmentNotFoundError, "the segment was unlinked, or never finished: open it again by name"),
     lib.SST_ECLOSED: (StoreClosedError, "the store is closed"),
+    lib.SST_ELOST: (
+        StoreClosedError,
+        "a descriptor of the segment was closed by somebody else (a daemoniser? closerange?); this process counts as "
+        "dead there; close the store, and open it after that",
+    ),
     lib.SST_EINVAL: (ValueError, "an argument is out of range"),
     lib.SST_ENOTINT: (ValueError, "the present value has no leading number; it is kept"),
     lib.SST_ERANGE: (ValueError, "the present value's number is beyond int64; it is kept"),

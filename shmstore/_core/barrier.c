@@ -29,7 +29,8 @@
  * who have not arrived. A seat that names a rank of the segment is judged by that, which tells left from dead for ever.
  * Any other is a process, which is told while its peer slot has no new owner. A seat that nobody ever took is judged by
  * the rank of the same number, where this barrier is of the whole job: as many parties as the segment's world size (or,
- * where it has none, no rank beyond them), and no seat taken by another rank. */
+ * where it has none, no rank beyond them), and no seat taken by another rank. A seat is
+ * taken by arriving. A rank takes that of its own number as soon as it opens the barrier, and reserves one of another. */
 #include "barrier.h"
 #include "clock.h"
 #include "liveness.h"
@@ -80,9 +81,8 @@ static int move(sst_seg *s, point *p, uint64_t st, uint64_t next) {
 
 static uint64_t next_epoch(uint64_t st, uint32_t how) {
     uint64_t history = (((uint64_t)SST_BAR_HISTORY(st) << 1) | how) & 0xff;
-    uint64_t resets = SST_BAR_RESETS(st) + how; /* of 4 bits: the shift below drops the carry */
     uint64_t epoch = (st + SST_BAR_EPOCH_ONE) & (UINT64_C(0xffffffff) << 8);
-    return (st & (SST_BAR_BLAMED | SST_BAR_NUDGES)) | epoch | history << 52 | resets << 60;
+    return (st & (SST_BAR_BLAMED | SST_BAR_NUDGES)) | epoch | history << 52;
 }
 
 static int full(const sst_bar *bar, point *p, uint32_t epoch) {
@@ -135,12 +135,19 @@ static void blame(const point *p, uint64_t st, sst_arrival *a) {
     a->pid = culprit_of(p, a->epoch, a->rank);
 }
 
+/* 1: no reset was begun for that epoch or a later one. The word is stored before a reset moves the state, so whoever
+ * sees the state that a reset made sees the word; a reset that lost the race may stand there too, and is taken for one. */
+static int never_reset(const point *p, uint32_t epoch) {
+    uint64_t reset = ld64_acquire(&p->reset); /* SYNC bar-reset: acquire; pairs with the CAS in begin_reset */
+    return reset == 0 || (int32_t)((uint32_t)reset - epoch) < 0;
+}
+
 /* How the arrival's epoch stands: SST_EAGAIN, SST_OK or SST_EBROKEN. */
 static int verdict(const point *p, uint64_t st, sst_arrival *a) {
     uint32_t past = SST_BAR_EPOCH(st) - a->epoch, history = SST_BAR_HISTORY(st);
     if (past == 0 && !(st & SST_BAR_BROKEN))
         return SST_EAGAIN;
-    if (past >= 1 && (past <= 8 ? !(history >> (past - 1) & 1u) : SST_BAR_RESETS(st) == a->resets))
+    if (past >= 1 && (past <= 8 ? !(history >> (past - 1) & 1u) : never_reset(p, a->epoch)))
         return SST_OK;
     if (past == 0 || (past <= 8 && (history & ((1u << (past - 1)) - 1u)) == 0 && !(st & SST_BAR_BROKEN))) {
         blame(p, st, a);
@@ -152,6 +159,26 @@ static int verdict(const point *p, uint64_t st, sst_arrival *a) {
     return SST_EBROKEN;
 }
 
+/* -- who lives ------------------------------------------------------------------------------------------------------- */
+static void judge_rank(sst_seg *s, uint32_t rank, sst_seat *seat) {
+    uint64_t *word = sst_rank_at(s, rank);
+    for (;;) {
+        uint64_t w = ld64_acquire(word);
+        uint32_t owner = SST_RANK_OWNER(w), state = SST_RANK_STATE(w);
+        int alive = state == SST_RANK_LIVE && sst_alive(s, owner);
+        if (state == SST_RANK_LIVE && !alive && ld64_acquire(word) != w)
+            continue; /* it left, or was replaced, while we looked */
+        seat->rank = rank + 1;
+        seat->slot = SST_OWNER_SLOT(owner);
+        seat->pid = (int32_t)SST_RANK_PID(w);
+        seat->state = state == SST_RANK_LEFT   ? SST_SEAT_LEFT
+                      : state != SST_RANK_LIVE ? SST_SEAT_UNKNOWN
+                      : alive                  ? SST_SEAT_LIVE
+                                               : SST_SEAT_DEAD;
+        return;
+    }
+}
+
 /* -- arriving -------------------------------------------------------------------------------------------------------- */
 /* What the seat of that user says. A handle's rank is of the process that opened it, not of its forked children. */
 static uint32_t seat_of(const sst_seg *s, const sst_bar *bar) {
@@ -159,10 +186,27 @@ static uint32_t seat_of(const sst_seg *s, const sst_bar *bar) {
     return bar->who != 0 && bar->owner == me ? SST_SEAT_RANK | (bar->who - 1) : me;
 }
 
-static void sit(const sst_seg *s, const sst_bar *bar, point *p) {
-    uint32_t *seat = sst_barrier_seat(p, bar->parties, (uint32_t)bar->rank), mine = seat_of(s, bar);
-    if (ld32(seat) != mine)
-        st32(seat, mine);
+/* Takes the seat, but not from a rank that lives. */
+static void sit(sst_seg *s, const sst_bar *bar, point *p) {
+    uint32_t *seat = sst_barrier_seat(p, bar->parties, (uint32_t)bar->rank), mine = seat_of(s, bar), now = ld32(seat);
+    if (now == mine)
+        return;
+    if ((now & SST_SEAT_RANK) && !(mine & SST_SEAT_RANK)) {
+        sst_seat other;
+        judge_rank(s, now & (SST_RANKS_MAX - 1), &other);
+        if (other.state == SST_SEAT_LIVE)
+            return;
+    }
+    st32(seat, mine);
+}
+
+/* Whoever opens a barrier may do so for somebody else, a child to be forked; but not with the number of its own rank. */
+static void reserve(sst_seg *s, const sst_bar *bar, point *p) {
+    uint32_t *seat = sst_barrier_seat(p, bar->parties, (uint32_t)bar->rank);
+    if (bar->who == (uint32_t)bar->rank + 1)
+        sit(s, bar, p);
+    else if (ld32(seat) == 0)
+        st32(seat, SST_SEAT_RANK | SST_SEAT_OPENED | (bar->who - 1));
 }
 
 /* The word and bit to set: one's rank, or the lowest that is free in the epoch; 0: none is. */
@@ -200,7 +244,6 @@ static int arrive_in(sst_seg *s, const sst_bar *bar, point *p, uint64_t st, sst_
     }
     a->arrived = 1;
     a->epoch = epoch;
-    a->resets = SST_BAR_RESETS(st);
     a->index = 32 * i + (uint32_t)__builtin_popcount(bits & ~bit);
     return SST_EAGAIN;
 }
@@ -297,25 +340,6 @@ static int park(sst_seg *s, const sst_bar *bar, point *p, sst_arrival *a, uint64
 }
 
 /* -- who is missing -------------------------------------------------------------------------------------------------- */
-static void judge_rank(sst_seg *s, uint32_t rank, sst_seat *seat) {
-    uint64_t *word = sst_rank_at(s, rank);
-    for (;;) {
-        uint64_t w = ld64_acquire(word);
-        uint32_t owner = SST_RANK_OWNER(w), state = SST_RANK_STATE(w);
-        int alive = state == SST_RANK_LIVE && sst_alive(s, owner);
-        if (state == SST_RANK_LIVE && !alive && ld64_acquire(word) != w)
-            continue; /* it left, or was replaced, while we looked */
-        seat->rank = rank + 1;
-        seat->slot = SST_OWNER_SLOT(owner);
-        seat->pid = (int32_t)SST_RANK_PID(w);
-        seat->state = state == SST_RANK_LEFT   ? SST_SEAT_LEFT
-                      : state != SST_RANK_LIVE ? SST_SEAT_UNKNOWN
-                      : alive                  ? SST_SEAT_LIVE
-                                               : SST_SEAT_DEAD;
-        return;
-    }
-}
-
 static void judge_owner(sst_seg *s, uint32_t owner, sst_seat *seat) {
     uint32_t slot = SST_OWNER_SLOT(owner), state = SST_SEAT_LIVE;
     if (slot >= SST_PEERS_MAX) {
@@ -365,6 +389,8 @@ static void judge(sst_seg *s, const sst_bar *bar, point *p, uint32_t epoch, int 
         judge_owner(s, seat, out);
     else if (all_ranks)
         judge_rank(s, i, out);
+    if ((seat & SST_SEAT_RANK) && (seat & SST_SEAT_OPENED) && out->state == SST_SEAT_LEFT)
+        out->state = SST_SEAT_UNKNOWN;
     if (arrived)
         out->state = SST_SEAT_ARRIVED;
 }
@@ -388,7 +414,7 @@ static void probe(sst_seg *s, const sst_bar *bar, point *p, uint32_t epoch) {
     }
 }
 
-int sst_bar_seats(sst_seg *s, const sst_bar *bar, sst_seat *out) {
+int sst_bar_seats(sst_seg *s, const sst_bar *bar, uint32_t epoch, sst_seat *out) {
     point *p;
     int r = begin(s, bar, 0, &p);
     if (r != SST_OK)
@@ -397,7 +423,6 @@ int sst_bar_seats(sst_seg *s, const sst_bar *bar, sst_seat *out) {
         sst_end(s);
         return SST_EINVAL;
     }
-    uint32_t epoch = SST_BAR_EPOCH(ld64_acquire(&p->state));
     int all_ranks = of_all_ranks(s, bar, p);
     for (uint32_t i = 0; i < bar->parties; i++)
         judge(s, bar, p, epoch, all_ranks, i, &out[i]);
@@ -457,6 +482,17 @@ int sst_bar_break(sst_seg *s, const sst_bar *bar, int any, uint32_t epoch, uint3
     return r;
 }
 
+/* Says, before the state moves, that it will be by a reset. The word only goes forward. */
+static void begin_reset(point *p, uint32_t epoch) {
+    for (;;) {
+        uint64_t reset = ld64(&p->reset);
+        if (reset != 0 && (int32_t)((uint32_t)reset - epoch) >= 0)
+            return;
+        if (cas64_seq_cst(&p->reset, reset, SST_BAR_RESET_OF(epoch))) /* SYNC bar-reset: release */
+            return;
+    }
+}
+
 int sst_bar_reset(sst_seg *s, const sst_bar *bar, int any, uint32_t epoch) {
     point *p;
     int r = begin(s, bar, 0, &p);
@@ -468,6 +504,7 @@ int sst_bar_reset(sst_seg *s, const sst_bar *bar, int any, uint32_t epoch) {
         int broken = (st & SST_BAR_BROKEN) != 0;
         if (!any && (!broken || SST_BAR_EPOCH(st) != epoch))
             break; /* r is 0: somebody was first */
+        begin_reset(p, SST_BAR_EPOCH(st));
         uint64_t why = broken ? st : (st & ~SST_BAR_BLAMED) | SST_BAR_BLAME(SST_BAR_RESET, rank);
         if (move(s, p, st, next_epoch(why, 1))) {
             r = 1;
@@ -512,6 +549,7 @@ static int new_point(sst_op *op, uint32_t parties, uint32_t ranked, uint32_t *re
     st32(&p->ranked, ranked);
     st64(&p->probe_ns, 0);
     st64(&p->culprit, 0);
+    st64(&p->reset, 0);
     for (uint32_t i = 0; i < sst_barrier_words(parties); i++)
         st64(sst_barrier_word(p, i), 0);
     for (uint32_t i = 0; ranked && i < parties; i++)
@@ -560,8 +598,8 @@ int sst_bar_open(sst_seg *s, uint32_t space, const char *key, size_t klen, uint3
                                                                                 : SST_OK;
     if (r == SST_OK) {
         *out = (sst_bar){block, entry, parties, rank, who, sst_me(s)};
-        if (ranked)
-            sit(s, out, (point *)sst_payload(s, block, sizeof(point)));
+        if (ranked && who != 0)
+            reserve(s, out, (point *)sst_payload(s, block, sizeof(point)));
     }
     return sst_op_exit(&op, r);
 }

@@ -8,7 +8,8 @@
  * A door answers, or declines with None: when the key is not there, when the call would park, repair, allocate file
  * space or copy more than SST_TRY_COPY bytes, when the store is closed (its door is None), and for every argument that
  * is not plainly right. It raises nothing but MemoryError. Who is declined goes the long way, which does the same again
- * with waits and errors. So nothing has happened when a door declines.
+ * with waits and errors. So nothing has happened when a door declines; but for door_barrier, where the caller may have
+ * arrived, which it can tell.
  *
  * The stable ABI of Python 3.10 only. This is the one file that includes Python.h. */
 #define PY_SSIZE_T_CLEAN

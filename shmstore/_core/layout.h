@@ -143,23 +143,26 @@ typedef struct {
 /* A reusable barrier: the payload of a block. Behind it come the arrivals, a word for each 32 parties, and, where they
  * are ranked, a seat for each. guard: CAS, no lock; but parties and ranked, const after link. Argument: barrier.c.
  *
- * state = resets << 60 | history << 52 | rank << 40 | epoch << 8 | nudges << 5 | cause << 2 | BROKEN << 1 | WAITERS
+ * state = history << 52 | rank << 40 | epoch << 8 | nudges << 5 | cause << 2 | BROKEN << 1 | WAITERS
  *   WAITERS  somebody may be parked on the lower half; who takes it away wakes all
  *   BROKEN   the epoch has ended badly: nobody passes before a reset
  *   cause, rank   of the last break or reset: what (SST_BAR_*) and by whom
  *   nudges   moves to stop a park that a close must end
  *   history  how the last eight epochs ended, the youngest lowest: 0 all passed, 1 reset
- *   resets   of all epochs; tells who missed more than eight whether there was one
  * An arrivals' word = epoch << 32 | a bit for each that arrived in that epoch. A word of an older epoch counts as empty.
  *
- * A seat: who came last with that rank, an owner word, or SEAT_RANK | a rank of the segment's, which knows more. */
+ * A seat: who came last with that rank: SEAT_RANK | a rank of the segment's, which tells left from dead for good, or an
+ * owner word. A process does not take the seat of a rank that lives: it may be a child of that rank's process.
+ * SEAT_OPENED beside SEAT_RANK: a process of that rank has opened the barrier for this party, which has not come yet. It
+ * may be the party, or its parent: its death counts, its leaving does not. */
 typedef struct {
     uint64_t state;
     uint32_t parties;
     uint32_t ranked;   /* 0 or 1 */
     uint64_t probe_ns; /* CLOCK_MONOTONIC: when somebody last began to look for the dead */
     uint64_t culprit;  /* for people, written before the break: epoch's low 22 bits << 42 | pid << 12 | rank */
-    uint64_t pad[3];
+    uint64_t reset; /* RESET | the last epoch that a reset was begun for, 0: none. For who missed more than eight */
+    uint64_t pad[2];
 } sst_barrier_block;
 
 #define SST_PARTIES_MAX         SST_RANKS_MAX
@@ -172,13 +175,14 @@ typedef struct {
 #define SST_BAR_CAUSE(st)       ((uint32_t)((st) >> 2) & 7u)
 #define SST_BAR_RANK(st)        ((uint32_t)((st) >> 40) & 0xfffu)
 #define SST_BAR_HISTORY(st)     ((uint32_t)((st) >> 52) & 0xffu)
-#define SST_BAR_RESETS(st)      ((uint32_t)((st) >> 60))
 #define SST_BAR_BLAME(why, who) (((uint64_t)(why) << 2) | ((uint64_t)(who) << 40))
 #define SST_BAR_BLAMED          SST_BAR_BLAME(7, 0xfff)
 #define SST_BAR_WORD(e, bits)   (((uint64_t)(e) << 32) | (bits))
 #define SST_BAR_CULPRIT(e, pid, rank)                                                                                  \
     (((uint64_t)((e) & 0x3fffffu) << 42) | ((uint64_t)((pid) & 0x3fffffffu) << 12) | (uint64_t)(rank))
-#define SST_SEAT_RANK UINT32_C(0x80000000)
+#define SST_BAR_RESET_OF(e) (UINT64_C(1) << 32 | (uint64_t)(e))
+#define SST_SEAT_RANK       UINT32_C(0x80000000)
+#define SST_SEAT_OPENED     UINT32_C(0x40000000)
 
 /* A stripe: a 256th of the table with its lock, on cache lines of its own.
  *
@@ -187,12 +191,12 @@ typedef struct {
  *   FORWARD  a server wants the bell too (kept by every bump; nobody sets it yet).
  *   count    moves with every creation and push; a waiter parks on the whole word. */
 typedef struct {
-    uint32_t lock;     /* owner word */
-    uint32_t seq;      /* odd while a holder of the lock changes what readers see */
-    uint32_t event;    /* guard: atomic */
+    uint32_t lock; /* owner word */
+    uint32_t seq; /* odd while a holder of the lock changes what readers see */
+    uint32_t event; /* guard: atomic */
     uint32_t inflight; /* ref: blocks that the holder's operation has in hand. guard: the lock; and the heap undo */
-    uint32_t keys[2];  /* keys of each space. guard: the lock; readers atomic */
-    uint32_t entries;  /* keys and queues. guard: the lock */
+    uint32_t keys[2]; /* keys of each space. guard: the lock; readers atomic */
+    uint32_t entries; /* keys and queues. guard: the lock */
     uint32_t pad0;
     uint64_t tickets; /* the last one given in a queue's line. guard: the lock */
     uint32_t pad[22];
@@ -248,14 +252,14 @@ typedef struct {
  * takes the dead's ticket for the new owner's. */
 typedef struct {
     uint32_t owner;
-    uint32_t word;  /* offset / 4 of the word it is parked on, 0: not parked. Read by setters (semaphore engine) */
+    uint32_t word; /* offset / 4 of the word it is parked on, 0: not parked. Read by setters (semaphore engine) */
     uint64_t since_ns;
     uint64_t ticket; /* its place in a queue's line, or SST_TICKET_BARRIER and more; 0: neither. guard: stripe lock */
-    uint32_t queue;  /* which queue of the stripe, by the key's hash; at a barrier: how many are to come */
-    uint32_t rank;   /* rank + 1 of the handle, 0: none */
+    uint32_t queue; /* which queue of the stripe, by the key's hash; at a barrier: how many are to come */
+    uint32_t rank; /* rank + 1 of the handle, 0: none */
     uint32_t note_len;
     uint32_t stripe; /* whose event it waits on, + 1; 0: none; AT_REUSABLE: at the barrier whose block `queue` is */
-    sem_t sem;  /* process-shared, made once when the segment is; only parks, never holds */
+    sem_t sem; /* process-shared, made once when the segment is; only parks, never holds */
     uint64_t note[SST_NOTE_MAX / 8];
 } sst_waiter_slot;
 

@@ -45,7 +45,8 @@ enum {
     SST_EDEAD = -21,    /* the segment was unlinked or was never finished: look the name up again */
     SST_ETOOBIG = -22,  /* the value would pass SST_VALUE_MAX */
     SST_EBROKEN = -23,  /* the barrier is broken */
-    SST_EPARTIES = -24  /* the barrier is there with other parties, or with ranks where none were given */
+    SST_EPARTIES = -24, /* the barrier is there with other parties, or with ranks where none were given */
+    SST_ELOST = -25     /* somebody else closed a descriptor of the segment: this attachment may only be closed */
 };
 
 enum {
@@ -132,7 +133,7 @@ typedef struct {
 
 /* One wait at it: all 0 at first, kept between the calls of that wait. With `only` 1 it is for `epoch` alone. */
 typedef struct {
-    uint32_t arrived, only, epoch, resets;
+    uint32_t arrived, only, epoch;
     uint32_t index;          /* 0 .. parties - 1: how many of the epoch came before */
     uint32_t waiter;         /* as in sst_wait */
     uint32_t cause, rank;    /* with SST_EBROKEN: SST_BAR_*, and whose; rank 4096: not known */
@@ -269,8 +270,8 @@ int sst_bar_break(sst_seg *s, const sst_bar *bar, int any, uint32_t epoch, uint3
  * SST_EBROKEN. 1: done; 0: that epoch is over. */
 int sst_bar_reset(sst_seg *s, const sst_bar *bar, int any, uint32_t epoch);
 int sst_bar_look(sst_seg *s, const sst_bar *bar, sst_bar_info *out);
-/* Of a barrier with ranks: parties records, in their order. */
-int sst_bar_seats(sst_seg *s, const sst_bar *bar, sst_seat *out);
+/* Of a barrier with ranks: parties records, in their order; who had arrived in that epoch, as far as it is still known. */
+int sst_bar_seats(sst_seg *s, const sst_bar *bar, uint32_t epoch, sst_seat *out);
 
 int sst_queue_push(sst_seg *s, uint32_t space, const char *key, size_t klen, const char *val, size_t vlen,
                    uint64_t deadline_ns, uint32_t flags);

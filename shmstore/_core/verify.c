@@ -164,8 +164,10 @@ static void walk_barrier(walk *w, uint32_t ref, const sst_entry *e) {
     uint32_t at = ld32(&e->value[0]), ok = ld32(&e->value[1]) == 0 && reach(w, at);
     const sst_barrier_block *p = ok ? sst_payload(w->s, at, sizeof *p) : NULL;
     uint32_t parties = p ? ld32(&p->parties) : 0, ranked = p ? ld32(&p->ranked) : 0;
+    uint64_t state = p ? ld64_acquire(&p->state) : 0;
     ok = parties >= 1 && parties <= SST_PARTIES_MAX && ranked <= 1 &&
-         sst_block_room(w->s, at) >= sst_barrier_bytes(parties, ranked);
+         sst_block_room(w->s, at) >= sst_barrier_bytes(parties, ranked) && SST_BAR_CAUSE(state) <= SST_BAR_INTERRUPT &&
+         (!ranked || SST_BAR_RANK(state) < parties) && state >> 60 == 0;
     for (uint32_t i = 0; ok && i < sst_barrier_words(parties); i++) {
         uint64_t v = ld64_acquire(sst_barrier_word((sst_barrier_block *)p, i));
         int32_t ahead = (int32_t)((uint32_t)(v >> 32) - SST_BAR_EPOCH(ld64_acquire(&p->state)));
@@ -174,7 +176,7 @@ static void walk_barrier(walk *w, uint32_t ref, const sst_entry *e) {
     for (uint32_t i = 0; ok && ranked && i < parties; i++) {
         uint32_t seat = ld32(sst_barrier_seat((sst_barrier_block *)p, parties, i));
         ok =
-            seat == 0 || (seat & SST_SEAT_RANK ? (seat & ~SST_SEAT_RANK) < SST_RANKS_MAX
+            seat == 0 || (seat & SST_SEAT_RANK ? (seat & ~(SST_SEAT_RANK | SST_SEAT_OPENED)) < SST_RANKS_MAX
                                                : (seat & ~SST_OWNER_MASK) == 0 && SST_OWNER_SLOT(seat) < SST_PEERS_MAX);
     }
     if (!ok)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -23,6 +24,8 @@ from shmstore import (
     ShmStore,
     StoreClosedError,
     StoreFullError,
+    _barrier_segment,
+    _native,
 )
 from shmstore._barrier_segment import SegmentBarrier
 from shmstore._native import ffi, lib
@@ -146,6 +149,9 @@ def test_closed(hash_store: HashStore) -> None:
     own.close()
     thread.join(FOREVER_S)
     assert [type(error) for error in caught] == [StoreClosedError]
+    assert inside.waits(hash_store) == []
+    with pytest.raises(BrokenBarrierError, match="rank 0 was interrupted"):  # the others are told
+        Barrier(hash_store, "b", 2, 1).wait()
     for call in (barrier.wait, barrier.abort, barrier.reset, lambda: barrier.n_waiting, lambda: Barrier(own, "c", 2)):
         with pytest.raises(StoreClosedError):
             call()
@@ -248,6 +254,7 @@ def test_a_death_breaks_it(name: str, team: Team, engine: str, doing: str) -> No
         assert isinstance(error, PeerDiedError)
         assert isinstance(error, BrokenBarrierError)
         assert (error.rank, error.pid, error.host, error.waiting_on) == (1, victim.pid, os.uname().nodename, last)
+        assert (error.key, error.epoch) == ("meet", barrier.epoch)
         assert f"rank 1 (pid {victim.pid} on " in str(error)
         with pytest.raises(PeerDiedError, match=r"rank 1 \(pid "):  # who comes later learns the same
             barrier.wait()
@@ -312,21 +319,101 @@ def test_who_left_is_not_dead(name: str, team: Team) -> None:
         child.say("end")
 
 
-def test_a_forked_childs_exit_is_no_death(name: str) -> None:
-    """It stands in for its parent for an epoch, and ends without a word; the rank is its parent's, and lives."""
+@pytest.mark.parametrize("how", ["_exit", "multiprocessing"])
+def test_a_forked_childs_exit_is_no_death(name: str, how: str) -> None:
+    """It stands in for its parent for an epoch, and ends; the rank is its parent's, and lives."""
     with ShmStore(name, rank=0, timeout=FOREVER_S) as store:
         barrier, other = Barrier(store, "meet", 2, 0), Barrier(store, "meet", 2, 1)
-        idle = os.fork()
-        if idle == 0:
-            os._exit(0)
-        assert os.waitpid(idle, 0)[1] == 0
+
+        def stand_in() -> None:
+            Barrier(store, "opened only", 2, 0)
+            barrier.wait()
+
         thread = threading.Thread(target=other.wait)
-        thread.start()
-        barrier.wait()
-        thread.join()
-        assert all(peer.state == "live" for peer in store.peers() if peer.rank == 0)
+        if how == "_exit":
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    stand_in()
+                finally:
+                    os._exit(0)
+            thread.start()
+            assert os.waitpid(pid, 0)[1] == 0
+        else:
+            child = multiprocessing.get_context("fork").Process(target=stand_in)
+            child.start()
+            thread.start()
+            child.join()
+            assert child.exitcode == 0
+        thread.join(FOREVER_S)
+        assert barrier.epoch == 1
+        with pytest.raises(BarrierTimeoutError, match=rf"rank 0 \(pid {os.getpid()}, alive"):
+            other.wait(0.4)  # long enough for a look at who died
         with pytest.raises(BarrierTimeoutError):
-            barrier.wait(0.4)  # rank 1 sits in this process, too: alive, and missing
+            Barrier(store, "opened only", 2, 1).wait(0.4)
+
+
+def test_who_opens_it_for_a_child_may_leave(name: str, team: Team) -> None:
+    """Its leaving is not the child's, which has not come yet."""
+    with ShmStore(name, rank=0, timeout=FOREVER_S) as store:
+        parent = team.start(open_for_another, name)
+        assert parent.hear() == "left"
+        with pytest.raises(BarrierTimeoutError, match=r"rank 1 \(never"):
+            Barrier(store, "meet", 2, 0).wait(0.4)
+        parent.say("end")
+
+
+def open_for_another(me: Me, name: str) -> None:
+    with ShmStore(name, rank=5) as store:
+        Barrier(store, "meet", 2, 1)
+    me.say("left")
+    me.hear()
+
+
+def test_two_die_at_once(name: str, team: Team) -> None:
+    with ShmStore(name, rank=0, timeout=FOREVER_S) as store:
+        barrier = Barrier(store, "meet", 4, 0)
+        victims = [team.start(meet, name, rank, 4, 1) for rank in (1, 2, 3)]
+        for victim in victims:
+            assert victim.hear() == "attached"
+        barrier.wait()
+        pids = {rank: victim.pid for rank, victim in enumerate(victims, 1)}
+        for victim in victims[1:]:
+            victim.signal(signal.SIGKILL)
+        for victim in victims[1:]:
+            victim.wait()
+        with pytest.raises(PeerDiedError) as caught:
+            barrier.wait()
+        assert caught.value.rank in (2, 3)
+        assert caught.value.pid == pids[caught.value.rank]
+        victims[0].kill()
+
+
+def test_a_party_that_uses_a_clone(name: str, team: Team) -> None:
+    """A clone has no rank; its party is known by its process all the same."""
+    with ShmStore(name, rank=0, timeout=FOREVER_S) as store:
+        barrier = Barrier(store, "meet", 2, 0)
+        child = team.start(meet_by_a_clone, name)
+        barrier.wait()
+        assert child.hear() == "passed"
+        with pytest.raises(BarrierTimeoutError, match=rf"rank 1 \(pid {child.pid}, alive"):
+            barrier.wait(0.3)
+        barrier.reset()
+        child.say("wait")
+        inside.parked(store, "never")
+        child.kill()
+        with pytest.raises(PeerDiedError) as caught:
+            barrier.wait()
+        error = caught.value
+        assert (error.rank, error.pid, error.host) == (1, child.pid, os.uname().nodename)
+
+
+def meet_by_a_clone(me: Me, name: str) -> None:
+    with ShmStore(name, rank=1, timeout=FOREVER_S) as store, store.clone() as clone:
+        Barrier(clone, "meet", 2, 1).wait()
+        me.say("passed")
+        me.hear()
+        clone.get("never")
 
 
 def test_without_ranks_a_watching_store_tells(name: str, team: Team) -> None:
@@ -343,6 +430,8 @@ def test_without_ranks_a_watching_store_tells(name: str, team: Team) -> None:
         assert isinstance(caught[0], PeerDiedError)
         assert isinstance(caught[0], BrokenBarrierError)
         assert (caught[0].rank, caught[0].pid) == (1, victim.pid)
+        assert (caught[0].key, caught[0].epoch) == ("meet", 0)
+        assert inside.waits(store) == []
         with pytest.raises(PeerDiedError):
             barrier.wait()
 
@@ -355,6 +444,88 @@ def test_without_ranks_a_death_is_not_known(name: str, team: Team) -> None:
         with pytest.raises(BarrierTimeoutError, match="1 of 2 arrived; missing 1, not known by name") as caught:
             Barrier(store, "meet", 2).wait(0.4)
         assert caught.value.missing_ranks == ()
+
+
+def test_a_watching_party_that_was_passed_after_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last party arrives between this one's look at the ranks and its break: the epoch has passed, for both."""
+    with ShmStore(name, rank=0, watch_peers=True, timeout=FOREVER_S) as store, store.clone() as clone:
+        barrier, other = Barrier(store, "meet", 2), Barrier(clone, "meet", 2)
+
+        def a_death(_: bytes) -> None:
+            other.wait()
+            raise PeerDiedError("rank 7 died", rank=7)
+
+        monkeypatch.setattr(store, "_watch_peers", a_death)
+        assert barrier.wait() == 0
+        assert not barrier.broken
+
+
+# -- texts of a timeout that others have moved on from ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranked", [True, False])
+def test_a_timeout_that_others_reset_at_once(
+    hash_store: HashStore, monkeypatch: pytest.MonkeyPatch, ranked: bool
+) -> None:
+    barrier, other = (Barrier(hash_store, "b", 3, rank if ranked else None) for rank in (0, 1))
+    look = barrier._who_came  # type: ignore[attr-defined]
+
+    def late(epoch: int) -> Any:
+        other.reset()
+        thread.start()
+        inside.parked(hash_store, "b")
+        return look(epoch)
+
+    thread = threading.Thread(target=lambda: raised(other.wait))
+    monkeypatch.setattr(barrier, "_who_came", late)
+    with pytest.raises(BarrierTimeoutError) as caught:
+        barrier.wait(0.01)
+    text = "not known any more" if ranked else "as the parties gave no ranks"
+    assert text in str(caught.value)
+    assert caught.value.missing_ranks == ()
+    other.abort()
+    thread.join()
+
+
+# -- resets of who was told -------------------------------------------------------------------------------------------
+
+
+def test_a_reset_for_another_thread_is_for_its_last_break_only(hash_store: HashStore) -> None:
+    barrier = Barrier(hash_store, "b", 1)
+    thread = threading.Thread(target=lambda: raised(barrier.wait))
+    barrier.abort()
+    barrier._told.clear()
+    thread.start()
+    thread.join()  # told of epoch 0, and ended
+    barrier.reset()
+    assert barrier.epoch == 1
+    thread = threading.Thread(target=lambda: (barrier.abort(), raised(barrier.wait)))
+    thread.start()
+    thread.join()
+    Barrier(hash_store, "b", 1).reset()  # by somebody else
+    for _ in range(3):
+        barrier.wait()
+    assert barrier.epoch == 5
+    barrier.reset()  # nobody waits to hear of what was told long ago
+    assert barrier.epoch == 6
+
+
+def test_an_interrupt_after_the_pass_leaves_nothing_to_reset(
+    hash_store: HashStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barrier = Barrier(hash_store, "b", 1, 0)
+
+    def interrupted(*args: Any) -> Any:
+        assert _native.door_barrier(*args) == 0
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_barrier_segment, "door_barrier", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            barrier.wait()
+    assert (barrier.epoch, barrier.broken) == (1, False)
+    barrier.reset()
+    assert barrier.epoch == 2
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------

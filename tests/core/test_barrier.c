@@ -190,6 +190,24 @@ static void sleeper(twin *t) {
     CHECK_IS(sst_bar_arrive(t->a, &bar, &early[5], 0), SST_OK); /* passed, though a reset came right after */
     CHECK_IS(sst_bar_arrive(t->a, &bar, &early[0], 0), SST_EBROKEN); /* more than eight ago: some reset was since */
     CHECK(early[0].cause == SST_BAR_RESET && early[0].rank == SST_PARTIES_MAX);
+    for (int resets = 1; resets < 70; resets++) { /* however many there were */
+        sst_arrival late = {0};
+        CHECK_IS(sst_bar_arrive(t->a, &bar, &late, 0), SST_EAGAIN);
+        for (int i = 0; i < resets; i++)
+            CHECK_IS(sst_bar_reset(t->b, &bar, 1, 0), 1);
+        CHECK_IS(sst_bar_arrive(t->a, &bar, &late, 0), SST_EBROKEN);
+        CHECK_IS(late.cause, SST_BAR_RESET);
+    }
+    sst_arrival passed = {0};
+    CHECK_IS(sst_bar_arrive(t->a, &bar, &passed, 0), SST_EAGAIN);
+    for (int i = 0; i < 40; i++) { /* no reset since: all of them passed */
+        a = (sst_arrival){0};
+        CHECK_IS(sst_bar_arrive(t->b, &bar, &a, 0), SST_OK);
+        a = (sst_arrival){0};
+        CHECK_IS(sst_bar_arrive(t->b, &bar, &a, 0), SST_EAGAIN);
+    }
+    CHECK_IS(sst_bar_arrive(t->a, &bar, &passed, 0), SST_OK);
+    CHECK_IS(sst_bar_reset(t->a, &bar, 1, 0), 1);
 }
 
 /* A bit of an older epoch counts for nothing, also where all but one epoch in between had only resets. */
@@ -212,10 +230,17 @@ static void people(twin *t) {
     CHECK_IS(sst_rank_register(t->a, 10), SST_OK);
     CHECK_IS(sst_rank_register(left, 13), SST_OK);
     sst_bar x = open_bar(t->a, "people", 5, 0, 11), y = open_bar(t->b, "people", 5, 1, 0);
-    (void)open_bar(gone, "people", 5, 2, 0);
-    (void)open_bar(left, "people", 5, 3, 14);
+    sst_bar z = open_bar(gone, "people", 5, 2, 0), v = open_bar(left, "people", 5, 3, 14);
+    CHECK_IS(sst_bar_seats(t->a, &x, 0, seats), SST_OK);
+    for (int i = 0; i < 5; i++) /* to open it may be for somebody else: only who has a rank has a name there */
+        CHECK_IS(seats[i].state, i == 0 || i == 3 ? SST_SEAT_LIVE : SST_SEAT_UNKNOWN);
+    sst_arrival first[3] = {{0}};
+    CHECK_IS(sst_bar_arrive(t->a, &x, &first[0], 0), SST_EAGAIN);
+    CHECK_IS(sst_bar_arrive(gone, &z, &first[1], 0), SST_EAGAIN);
+    CHECK_IS(sst_bar_arrive(left, &v, &first[2], 0), SST_EAGAIN);
+    CHECK_IS(sst_bar_reset(t->a, &x, 1, 0), 1);
     CHECK_IS(sst_bar_arrive(t->b, &y, &a, 0), SST_EAGAIN);
-    CHECK_IS(sst_bar_seats(t->a, &x, seats), SST_OK);
+    CHECK_IS(sst_bar_seats(t->a, &x, 1, seats), SST_OK);
     CHECK(seats[0].state == SST_SEAT_LIVE && seats[0].rank == 11 && seats[0].pid == getpid());
     CHECK(seats[1].state == SST_SEAT_ARRIVED && seats[1].rank == 0);
     CHECK(seats[2].state == SST_SEAT_LIVE && seats[2].pid == getpid());
@@ -223,11 +248,11 @@ static void people(twin *t) {
     CHECK_IS(seats[4].state, SST_SEAT_UNKNOWN);
     let_go(gone);
     let_go(left);
-    CHECK_IS(sst_bar_seats(t->a, &x, seats), SST_OK);
+    CHECK_IS(sst_bar_seats(t->a, &x, 1, seats), SST_OK);
     CHECK_IS(seats[2].state, SST_SEAT_LEFT);
     CHECK_IS(seats[3].state, SST_SEAT_LEFT);
     sst_seg *heir = attach(t->fd), *heir2 = attach(t->fd); /* in the slots of those two */
-    CHECK_IS(sst_bar_seats(t->a, &x, seats), SST_OK);
+    CHECK_IS(sst_bar_seats(t->a, &x, 1, seats), SST_OK);
     CHECK(seats[2].state == SST_SEAT_GONE || seats[2].state == SST_SEAT_LEFT); /* never dead */
     CHECK_IS(seats[3].state, SST_SEAT_LEFT); /* a rank is remembered for ever */
     a = (sst_arrival){0};
@@ -237,7 +262,7 @@ static void people(twin *t) {
     let_go(heir2);
     CHECK_IS(sst_rank_leave(t->a, 10), SST_OK);
     sst_bar none = open_bar(t->a, "unranked", 5, SST_NO_RANK, 0);
-    CHECK_IS(sst_bar_seats(t->a, &none, seats), SST_EINVAL);
+    CHECK_IS(sst_bar_seats(t->a, &none, 0, seats), SST_EINVAL);
 }
 
 /* A child with a rank takes its seat, or never came to the barrier at all, and is killed; who waits hears of it. */
@@ -255,8 +280,11 @@ static void death(int registered, int seated, uint32_t world, uint32_t cause) {
         sst_seg *s = attach(fd);
         if (registered)
             CHECK_IS(sst_rank_register(s, 1), SST_OK);
-        if (seated)
-            (void)open_bar(s, "death", 2, 1, registered ? 2 : 0);
+        sst_arrival arrival = {0};
+        if (seated) {
+            sst_bar own = open_bar(s, "death", 2, 1, registered ? 2 : 0);
+            CHECK_IS(sst_bar_arrive(s, &own, &arrival, 0), SST_EAGAIN);
+        }
         if (cause == SST_BAR_LEFT)
             let_go(s);
         CHECK_IS(write(go[1], "x", 1), 1);
@@ -272,6 +300,8 @@ static void death(int registered, int seated, uint32_t world, uint32_t cause) {
     sst_arrival a;
     sst_bar bar = open_bar(t.a, "death", 2, 0, 1);
     uint64_t start = sst_now_ns();
+    if (seated)
+        CHECK_IS(meet(t.a, &bar, soon(), &a), SST_OK);
     int r = meet(t.a, &bar, cause == SST_BAR_TIMEOUT ? in_ms(300) : soon(), &a);
     if (cause == SST_BAR_TIMEOUT) {
         CHECK_IS(r, SST_ETIMEDOUT);
@@ -288,6 +318,34 @@ static void death(int registered, int seated, uint32_t world, uint32_t cause) {
     }
     (void)close(go[0]);
     (void)close(go[1]);
+    twin_shut(&t);
+}
+
+/* A rank opened the barrier for another party, as a parent does for its children. */
+static void opened_for_another(void) {
+    twin t;
+    sst_seat seats[2];
+    twin_open(&t, 2 * MIB, SST_FUTEX);
+    sst_seg *parent = attach(t.fd);
+    CHECK_IS(sst_rank_register(parent, 7), SST_OK);
+    sst_bar bar = open_bar(parent, "others", 2, 1, 8), mine = open_bar(t.a, "others", 2, 0, 0);
+    CHECK_IS(bar.rank, 1);
+    let_go(parent);
+    CHECK_IS(sst_bar_seats(t.a, &mine, 0, seats), SST_OK);
+    CHECK_IS(seats[1].state, SST_SEAT_UNKNOWN);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        sst_seg *s = attach(t.fd);
+        CHECK_IS(sst_rank_register(s, 8), SST_OK);
+        (void)open_bar(s, "killed", 2, 1, 9);
+        _exit(0); /* without leaving */
+    }
+    CHECK_IS(waitpid(pid, NULL, 0), pid);
+    sst_arrival a;
+    mine = open_bar(t.a, "killed", 2, 0, 0);
+    CHECK_IS(meet(t.a, &mine, soon(), &a), SST_EBROKEN);
+    CHECK(a.cause == SST_BAR_DEAD && a.rank == 1 && a.pid == pid);
     twin_shut(&t);
 }
 
@@ -324,27 +382,32 @@ static void death_after_arrival(void) {
     twin_shut(&t);
 }
 
-/* A forked child sits in its own name: its parent's rank dies with the parent, not with it. */
+/* A forked child stands in for its parent, whose rank lives on when it ends; where nobody had that seat it sits there. */
 static void forked(twin *t) {
-    CHECK_IS(sst_rank_register(t->a, 20), SST_OK);
-    sst_bar bar = open_bar(t->a, "forked", 2, 0, 21), other = open_bar(t->b, "forked", 2, 1, 0);
-    sst_arrival b = {0};
+    CHECK_IS(sst_rank_register(t->a, 0), SST_OK);
+    sst_bar bar = open_bar(t->a, "forked", 2, 0, 1), other = open_bar(t->b, "forked", 2, 1, 0);
+    sst_bar none = open_bar(t->a, "free", 2, 0, 0), none_other = open_bar(t->b, "free", 2, 1, 0);
+    sst_arrival b = {0}, c = {0};
     CHECK_IS(sst_bar_arrive(t->b, &other, &b, 0), SST_EAGAIN);
+    CHECK_IS(sst_bar_arrive(t->b, &none_other, &c, 0), SST_EAGAIN);
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
         sst_arrival a;
-        int r = meet(t->a, &bar, soon(), &a);
-        _exit(r == SST_OK && sst_leave(t->a) == SST_OK ? 0 : 1);
+        int r = meet(t->a, &bar, soon(), &a), q = meet(t->a, &none, soon(), &a);
+        _exit(r == SST_OK && q == SST_OK ? 0 : 1); /* without a word */
     }
     int status;
     CHECK_IS(waitpid(pid, &status, 0), pid);
     CHECK_IS(status, 0);
     CHECK_IS(sst_bar_arrive(t->b, &other, &b, 0), SST_OK);
     sst_seat seats[2];
-    CHECK_IS(sst_bar_seats(t->b, &other, seats), SST_OK);
-    CHECK_IS(seats[0].state, SST_SEAT_LEFT);
-    CHECK_IS(sst_rank_leave(t->a, 20), SST_OK);
+    CHECK_IS(sst_bar_seats(t->b, &other, 1, seats), SST_OK);
+    CHECK(seats[0].state == SST_SEAT_LIVE && seats[0].rank == 1);
+    CHECK_IS(meet(t->b, &other, in_ms(300), &b), SST_ETIMEDOUT); /* long enough for a look at who is dead */
+    CHECK_IS(sst_bar_seats(t->b, &none_other, 1, seats), SST_OK);
+    CHECK(seats[0].state == SST_SEAT_DEAD && seats[0].pid == pid);
+    CHECK_IS(sst_rank_leave(t->a, 0), SST_OK);
 }
 
 /* -- parks ----------------------------------------------------------------------------------------------------------- */
@@ -428,5 +491,6 @@ int main(void) {
     death(0, 1, 0, SST_BAR_LEFT);
     death(0, 0, 0, SST_BAR_TIMEOUT);
     death_after_arrival();
+    opened_for_another();
     return 0;
 }

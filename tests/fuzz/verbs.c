@@ -161,7 +161,7 @@ static void meet(sst_seg *s, const fz_key *k, uint32_t value) {
     FZ_CHECK(r != SST_OK || a.index < parties);
     sst_waiter_release(s, &a.waiter);
     if (rank != SST_NO_RANK)
-        (void)judged(sst_bar_seats(s, &bar, seats), 0);
+        (void)judged(sst_bar_seats(s, &bar, a.epoch, seats), 0);
     (void)judged(sst_bar_break(s, &bar, value >> 8 & 1, a.epoch, SST_BAR_ABORT, 0), 1);
     (void)judged(sst_bar_reset(s, &bar, value >> 9 & 1, a.epoch), 1);
 }
