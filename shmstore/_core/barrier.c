@@ -293,7 +293,7 @@ static int linger(sst_seg *s, const sst_bar *bar, point *p, sst_arrival *a, uint
     for (int looks = 0; looks < 8; looks++) { /* WAITERS set by another ends a look, too */
         uint64_t st = ld64_acquire(&p->state);
         int r = verdict(p, st, a);
-        if (r != SST_EAGAIN || !sst_yield(s, low(p), (uint32_t)st, deadline_ns))
+        if (r != SST_EAGAIN || !sst_yield(&s->barrier_yields, low(p), (uint32_t)st, deadline_ns))
             return r;
     }
     return verdict(p, ld64_acquire(&p->state), a);

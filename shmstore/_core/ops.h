@@ -43,7 +43,7 @@ int sst_op_number(sst_seg *s, const sst_entry *e, int64_t *n);
 /* Claims the slot of a wait, once. All taken: the wait goes on without one and is not to be seen from outside. */
 void sst_op_announce(sst_op *op, uint32_t *waiter, uint32_t rank);
 /* Before a park: yields for a while, or not, while the word has the value. 1: it has changed. */
-int sst_yield(sst_seg *s, const uint32_t *word, uint32_t value, uint64_t deadline_ns);
+int sst_yield(sst_yields *y, const uint32_t *word, uint32_t value, uint64_t deadline_ns);
 /* Parks on the stripe's event while it has the value, at most slice_ns. SST_OK or SST_EINTR: look again. */
 int sst_op_park(sst_op *op, uint32_t value, uint32_t waiter, uint64_t slice_ns);
 

@@ -154,10 +154,10 @@ int sst_queue_pop(sst_seg *s, uint32_t space, const char *key, size_t klen, int 
         r = pop_once(&op, block, buf, room, len, waiter, rank, &value);
         if (r != SST_ENOENT || !block)
             break;
-        r = sst_now_ns() >= deadline_ns                           ? SST_ETIMEDOUT
-            : parked                                              ? SST_EAGAIN
-            : sst_yield(s, &op.stripe->event, value, deadline_ns) ? SST_OK
-                                                                  : sst_op_park(&op, value, *waiter, slice_ns);
+        r = sst_now_ns() >= deadline_ns                                    ? SST_ETIMEDOUT
+            : parked                                                       ? SST_EAGAIN
+            : sst_yield(&s->yields, &op.stripe->event, value, deadline_ns) ? SST_OK
+                                                                           : sst_op_park(&op, value, *waiter, slice_ns);
         if (r != SST_OK)
             break;
     }

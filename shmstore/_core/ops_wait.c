@@ -21,8 +21,8 @@ void sst_waiter_release(sst_seg *s, uint32_t *waiter) {
     uint64_t ticket = w ? ld64(&w->ticket) : 0;
     uint32_t stripe = ticket != 0 && !(ticket & SST_TICKET_BARRIER) ? ld32(&w->stripe) : 0;
     sst_waiter_free(s, waiter);
-    if (stripe > 0 && stripe <= SST_STRIPES && sst_event_bump(sst_stripe_at(s, stripe - 1)))
-        s->park->unpark(s, &sst_stripe_at(s, stripe - 1)->event, 1);
+    if (stripe > 0 && stripe <= SST_STRIPES)
+        sst_event_wake(s, sst_stripe_at(s, stripe - 1), sst_event_bump(sst_stripe_at(s, stripe - 1)));
     sst_end(s);
 }
 
@@ -45,10 +45,10 @@ void sst_op_announce(sst_op *op, uint32_t *waiter, uint32_t rank) {
 #define YIELD_SKIPS    UINT32_C(8192)
 #define YIELD_WORTH    UINT32_C(100)
 
-int sst_yield(sst_seg *s, const uint32_t *word, uint32_t value, uint64_t deadline_ns) {
-    uint32_t skip = ld32(&s->yield_skip), cost = ld32(&s->yield_cost); /* relaxed: hints, private to the process */
+int sst_yield(sst_yields *y, const uint32_t *word, uint32_t value, uint64_t deadline_ns) {
+    uint32_t skip = ld32(&y->skip), cost = ld32(&y->cost); /* relaxed: hints, private to the process */
     if (skip != 0) {
-        own_st32(&s->yield_skip, skip - 1);
+        own_st32(&y->skip, skip - 1);
         return 0;
     }
     uint64_t start = sst_now_ns(), last = start, now = start, idle = 0;
@@ -57,16 +57,14 @@ int sst_yield(sst_seg *s, const uint32_t *word, uint32_t value, uint64_t deadlin
         int changed = ld32_acquire(word) != value;
         now = sst_now_ns();
         if (now - last > YIELD_SLOW_NS) {
-            cost = cost == 0 || ld32(&s->yield_won) >= YIELD_WORTH ? 16
-                   : cost < YIELD_SKIPS / 4                        ? 4 * cost
-                                                                   : YIELD_SKIPS;
-            own_st32(&s->yield_won, 0);
-            own_st32(&s->yield_cost, cost);
-            own_st32(&s->yield_skip, cost);
+            cost = cost == 0 || ld32(&y->won) >= YIELD_WORTH ? 16 : cost < YIELD_SKIPS / 4 ? 4 * cost : YIELD_SKIPS;
+            own_st32(&y->won, 0);
+            own_st32(&y->cost, cost);
+            own_st32(&y->skip, cost);
             return changed;
         }
         if (changed) {
-            own_st32(&s->yield_won, ld32(&s->yield_won) + 1);
+            own_st32(&y->won, ld32(&y->won) + 1);
             return 1;
         }
         idle += now - last < YIELD_QUICK_NS ? now - last : YIELD_QUICK_NS;
@@ -91,7 +89,7 @@ int sst_linger(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_
     uint32_t value = ld32_acquire(&op.stripe->event);
     for (int looks = 0; looks < 8; looks++) {
         r = sst_check(s, space, key, klen, deadline_ns, flags);
-        if (r != 0 || !sst_yield(s, &op.stripe->event, value, deadline_ns))
+        if (r != 0 || !sst_yield(&s->yields, &op.stripe->event, value, deadline_ns))
             break;
         value = ld32_acquire(&op.stripe->event);
     }
@@ -197,10 +195,10 @@ int sst_barrier(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32
         r = barrier_look(&op, parties, arrived, count, waiter, rank, &value);
         if (r != SST_EAGAIN)
             break;
-        r = sst_now_ns() >= deadline_ns                           ? SST_ETIMEDOUT
-            : parked                                              ? SST_EAGAIN
-            : sst_yield(s, &op.stripe->event, value, deadline_ns) ? SST_OK
-                                                                  : sst_op_park(&op, value, *waiter, slice_ns);
+        r = sst_now_ns() >= deadline_ns                                    ? SST_ETIMEDOUT
+            : parked                                                       ? SST_EAGAIN
+            : sst_yield(&s->yields, &op.stripe->event, value, deadline_ns) ? SST_OK
+                                                                           : sst_op_park(&op, value, *waiter, slice_ns);
     }
     if (r == SST_OK || r == SST_ETIMEDOUT)
         sst_waiter_free(s, waiter);

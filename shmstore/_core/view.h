@@ -19,6 +19,13 @@ typedef struct {
     void (*unpark)(sst_seg *s, uint32_t *word, int all);
 } sst_park_engine;
 
+/* What yielding has been worth: ops_wait.c. Atomic, as hints are that threads share. */
+typedef struct {
+    uint32_t skip; /* so many parks begin without yielding */
+    uint32_t cost; /* the last such count */
+    uint32_t won;  /* waits that yielding has ended since then */
+} sst_yields;
+
 struct sst_seg {
     char *base; /* mapping of `capacity` bytes; NULL once unmapped */
     uint64_t capacity;
@@ -27,20 +34,21 @@ struct sst_seg {
     uint32_t blocks;
     uint64_t seed;
     const sst_park_engine *park;
-    int map_fd;    /* mapped, never locked */
-    int lock_fd;   /* locked, never mapped; -1: none yet. atomic; guard of its changes: join */
+    uint64_t dev, ino; /* of the file, which no other has while it is mapped: is a descriptor still one of it? */
+    int map_fd;    /* mapped, never locked. atomic; -1: given away (views.c) */
+    int lock_fd;   /* locked, never mapped; -1: none yet, or given away. atomic; guard of its changes: join */
     uint32_t me;   /* own owner word, 0: no slot yet. atomic; guard of its changes: join */
     uint32_t born; /* that of the slot which the parent took for this process, until it is `me`. atomic; join */
     uint32_t unborn; /* the same for the child of a fork under way, and the open file that locks its byte. */
     int unborn_fd;   /* guard: join; only set between the fork handlers */
     uint32_t readonly;
     uint32_t cpus;       /* processors that this process may use, at the time of the attach */
-    uint32_t yield_skip; /* so many parks begin without yielding; atomic, as is the next: ops_wait.c */
-    uint32_t yield_cost; /* the last such count */
-    uint32_t yield_won;  /* waits that yielding has ended since then */
-    uint32_t users;       /* the calls in flight, and who may still come: below */
+    sst_yields yields;         /* of waits for keys */
+    sst_yields
+        barrier_yields; /* of reusable barriers, whose parties come at once: what one learns says little of the other */
+    uint32_t users; /* the calls in flight, and who may still come: below */
     pthread_mutex_t join; /* one thread takes the slot or gives it back, and no fork meanwhile */
-    sst_seg *next;        /* list of all views of the process, for fork */
+    sst_seg *next; /* list of all views of the process, for fork */
 };
 
 /* sst_seg.users: a count of calls in flight with two bits beside it. guard: atomic
@@ -50,13 +58,18 @@ struct sst_seg {
  *   CLOSING, LEAVER, n + 1  sst_leave waits for n calls to end       n - 1 by a call; without LEAVER, n by sst_close
  *   CLOSING, n              n calls end, none begins                 n - 1 by a call
  *   CLOSING, 0              nobody is inside and nobody comes: whoever made it 0 gives the slot back and unmaps
+ *   LOST, any of these      no call begins but the closers', and those inside wait for no lock; LOST stays
+ *
+ * LOST: a descriptor was found closed, or another file's, and closed it was by somebody else. This process counts as
+ * dead then, and what it would ask, allocate or close may be anybody's (liveness.h).
  *
  * The slot is given back by the last one out and never earlier: a call in flight may hold a lock, and with its byte
  * free or `me` gone others would take that lock for a dead one's. The leaver's own count lets it give the slot back
  * and still look at the header until sst_close. */
 #define SST_CLOSING UINT32_C(0x80000000)
 #define SST_LEAVER  UINT32_C(0x40000000)
-static inline int sst_closing(const sst_seg *s) { return (ld32(&s->users) & SST_CLOSING) != 0; }
+#define SST_LOST    UINT32_C(0x20000000)
+static inline int sst_closing(const sst_seg *s) { return (ld32(&s->users) & (SST_CLOSING | SST_LOST)) != 0; }
 
 static inline sst_header *sst_header_of(const sst_seg *s) { return (sst_header *)(void *)s->base; }
 static inline sst_heap *sst_heap_of(const sst_seg *s) { return (sst_heap *)(void *)(s->base + SST_AT_HEAP); }
@@ -82,7 +95,7 @@ static inline uint32_t sst_me(const sst_seg *s) { return ld32(&s->me); }
 /* The descriptor to ask about bytes: one's own, which is silent about one's own byte, or one that locks nothing. */
 static inline int sst_life_fd(const sst_seg *s) {
     int fd = own_fd(&s->lock_fd); /* opened before a call began, closed after all of them */
-    return fd >= 0 ? fd : s->map_fd;
+    return fd >= 0 ? fd : own_fd(&s->map_fd);
 }
 
 /* Bytes this process may touch: what the header publishes, but never more than the file was seen to have. */

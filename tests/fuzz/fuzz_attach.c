@@ -39,7 +39,7 @@ static int use(const fz_segment *f, const fz_record *records, uint32_t n, uint32
         return r;
     uint32_t left = 2;
     fz_hurry(s);
-    s->yield_skip = flags & FZ_YIELD ? 0 : 1000;
+    s->yields.skip = s->barrier_yields.skip = flags & FZ_YIELD ? 0 : 1000;
     for (uint32_t i = 0; i < n; i++)
         if (records[i].where >= FZ_VERB && !fz_enough(records[i].where - FZ_VERB, &left))
             fz_verb(f, s, records[i].where - FZ_VERB, records[i].index, records[i].value);

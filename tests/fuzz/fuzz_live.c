@@ -8,7 +8,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     uint32_t flags = data[0], n = fz_records(data, size, records, 64), patches = 0, left = 2;
     fz_segment *f = fz_template(flags & FZ_SEMAPHORE);
     fz_restore(f);
-    f->a->yield_skip = flags & FZ_YIELD ? 0 : 1000;
+    f->a->yields.skip = f->a->barrier_yields.skip = flags & FZ_YIELD ? 0 : 1000;
     for (uint32_t i = 0; i < n; i++) {
         if (records[i].where >= FZ_VERB) {
             if (!fz_enough(records[i].where - FZ_VERB, &left))

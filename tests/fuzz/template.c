@@ -334,7 +334,7 @@ void fz_restore(fz_segment *f) {
             memcpy(f->raw + at, f->copy + at, 4096);
     memcpy(f->header, f->copy, sizeof f->header);
     f->a->seen = f->b->seen = f->size;
-    f->a->yield_cost = 0;
+    f->a->yields = f->a->barrier_yields = (sst_yields){0};
     virtual_ns = SEC;
     real_parks = 0;
     fz_tick();
