@@ -3,7 +3,8 @@
 #   make demo   installs shmstore into .venv and counts the standard library's words with eight processes
 #   make test   the C tests, plain and under sanitizers, then pytest; then a table of what was killed, fuzzed, searched
 #   make proofs the long form of that: every store, 10,000 kills an engine, 10,000,000 executions a target; takes hours.
-#               Each of its parts alone: make proofs-core, proofs-life, proofs-storm, proofs-model, mutants, fuzz
+#               Each of its parts alone: make proofs-core, proofs-life, proofs-storm, proofs-processes, proofs-model,
+#               mutants, fuzz
 #   make fuzz   hostile segments, the long form: libFuzzer on two targets, each in a process of its own; needs clang
 #   make mutants  removes one check of the core after the other; the short form of the fuzz targets must find each
 #   make bench  measures against torch's stores, Redis, LMDB and MPI (what is not installed is named); BENCH: its options
@@ -35,15 +36,16 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Editable: a change of Python needs no install; a change of C reruns Ninja in build/extension.
 PACKAGE := $(INSTALL) --no-build-isolation --config-settings=build-dir=build/extension --editable
 
-# $(SHOW) NAME -- COMMAND: prints what COMMAND recorded in build/proofs/NAME, and ends badly where that has a finding.
+# $(SHOW)NAME [--all] [--long] -- COMMAND: prints what COMMAND recorded in build/proofs/NAME, and ends badly where that
+# has a finding; with --all also where a row is missing that it has to have (tests/proofs.py).
 SHOW  := $(BIN)/python tests/proofs.py run build/proofs/
 PARTS := $(MAKE) --no-print-directory --jobs=1
 
 SOURCES   := pyproject.toml $(wildcard shmstore/*.py shmstore/*/*.py shmstore/_core/*)
 C_FILES   := $(wildcard $(foreach at,shmstore/_core tests/core tests/fuzz bench/limit,$(at)/*.c $(at)/*.h))
 
-.PHONY: venv demo test test-c test-py proofs proofs-core proofs-life proofs-storm proofs-model fuzz mutants bench lint \
-    format clean
+.PHONY: venv demo test test-c test-py proofs proofs-core proofs-life proofs-storm proofs-processes proofs-model fuzz \
+    mutants bench lint format clean
 
 venv: $(VENV)/stamp-tools
 
@@ -97,24 +99,31 @@ test-py: $(VENV)/stamp-test
 
 # -- the long form: a part that fails keeps no other from being run ---------------------------------------------------
 proofs: $(VENV)/stamp-test
-	$(SHOW)long --all -- $(PARTS) --keep-going proofs-core proofs-life proofs-storm proofs-model mutants fuzz
+	$(SHOW)long --all --long -- $(PARTS) --keep-going proofs-core proofs-life proofs-storm proofs-processes proofs-model \
+	    mutants fuzz
 
 proofs-core: $(VENV)/stamp-tools
 	$(call c_build,plain,)
-	$(SHOW)core -- env SST_LONG=1 $(BIN)/ctest --test-dir build/core-plain --tests-regex '^fault_' --timeout 36000 \
+	$(SHOW)core --long -- env SST_LONG=1 $(BIN)/ctest --test-dir build/core-plain --tests-regex '^fault_' --timeout 36000 \
 	    --output-on-failure --parallel $(JOBS)
 
 proofs-life: $(VENV)/stamp-test
-	$(SHOW)life -- env SHMSTORE_LONG=1 $(BIN)/python -m pytest tests/life/test_kills.py tests/barrier/test_segment_deaths.py
+	$(SHOW)life --long -- env SHMSTORE_LONG=1 $(BIN)/python -m pytest tests/life/test_kills.py \
+	    tests/barrier/test_segment_deaths.py
 
 proofs-storm: $(VENV)/stamp-test
-	$(SHOW)storm -- $(PARTS) --keep-going storm-futex storm-semaphore
+	$(SHOW)storm --long -- $(PARTS) --keep-going storm-futex storm-semaphore
 
 storm-%: $(VENV)/stamp-test
 	$(BIN)/python -m tests.crash.storm --kills $(KILLS) --sync $*
 
+# They have no longer form.
+proofs-processes: $(VENV)/stamp-test
+	$(SHOW)processes --long -- $(BIN)/python -m pytest tests/process tests/crash/test_namespaces.py \
+	    tests/crash/test_stopped.py tests/crash/test_full_memory.py
+
 proofs-model: $(VENV)/stamp-test
-	$(SHOW)model -- $(BIN)/python -m pytest tests/model/test_promela.py
+	$(SHOW)model --long -- $(BIN)/python -m pytest tests/model/test_promela.py
 
 # Findings end up in build/fuzz, one file each; `build/core-asan/fuzz_live FILE` runs one again.
 define fuzz_needs
@@ -131,7 +140,7 @@ fuzz: $(VENV)/stamp-tools
 	$(BIN)/cmake -S shmstore/_core -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	    -DCMAKE_C_COMPILER=$(CLANG) -DSST_EXTENSION=OFF -DSST_FUZZ=ON --log-level=WARNING
 	$(BIN)/cmake --build build/fuzz --parallel $(JOBS)
-	$(SHOW)fuzz -- $(MAKE) --no-print-directory --jobs=2 --output-sync=target fuzz-live fuzz-attach
+	$(SHOW)fuzz --long -- $(MAKE) --no-print-directory --jobs=2 --output-sync=target fuzz-live fuzz-attach
 
 fuzz-%:
 	@mkdir -p build/fuzz/corpus-$*
@@ -147,7 +156,7 @@ fuzz-%:
 
 # The mutants' own runs of the targets record nothing: that they fail is what is wanted.
 mutants: $(VENV)/stamp-tools
-	$(SHOW)mutants -- $(PARTS) find-mutants
+	$(SHOW)mutants --long -- $(PARTS) find-mutants
 
 find-mutants:
 	@mkdir -p build

@@ -18,6 +18,10 @@ from its first moment by something that gives it back: the mutex by a `finally` 
 first call releases it, an open lock file by its FileIO. A FileLock object has states in between, which a Ctrl-C there
 leaves behind (its fork bookkeeping for good); `lock_descriptor` is the same lock without them.
 
+/dev/shm is everybody's, and its sticky bit lets nobody remove what is another's. So under the name of a lock file may
+stand whatever another user put there: it is opened without following a link and without waiting for a FIFO's other end,
+looked at by fstat, and refused with who has to remove it.
+
 What a handler may do in the middle of a step of its own thread: everything but open (`StoreError`); what it closes is
 left at the end of the step.
 """
@@ -28,7 +32,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from errno import EMFILE, ENFILE
+from errno import EISDIR, ELOOP, EMFILE, ENFILE, ENXIO
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -101,6 +105,33 @@ class BusyError(Exception):
     """The lock file is another process's, or was replaced while it was opened: let go of everything and try again."""
 
 
+class _Opening(map):  # type: ignore[type-arg]
+    """A name with the way to open it: given `opener=next`, FileIO asks it for the descriptor, and gets os.open's.
+
+    All in C, so that no handler runs between the two; a function as the opener would have bytecodes of its own there.
+    """
+
+    path: str
+
+    def __new__(cls, path: Path, flags: int) -> _Opening:  # noqa: PYI034 -- Self is younger than 3.10
+        flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        self = super().__new__(cls, os.open, (path,), (flags,), (0o600,))
+        self.path = str(path)
+        return self
+
+    def __fspath__(self) -> str:
+        return self.path
+
+
+KINDS: Final = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISREG, "a file"),
+)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class LockFile:
     """The lock file of an owner's segments, or of those it shares with a group.
@@ -123,22 +154,47 @@ class LockFile:
             BusyError: it was made or replaced meanwhile. SegmentInvalidError: it is not ours to lock. OSError.
         """
         try:
-            file = FileIO(self.path, "r+")  # without O_CREAT: a sticky /dev/shm refuses that on another's file
+            file = self._open(0)  # without O_CREAT: a sticky /dev/shm refuses that on another's file
         except FileNotFoundError:
             if self.owner != os.geteuid():  # made by us, it would shut the owner out
                 raise errors.SegmentInvalidError(
                     f"{self.path} is missing: uid {self.owner} has to open the segment once more"
                 ) from None
             try:
-                file = FileIO(self.path, "x+", opener=partial(os.open, mode=0o600))
+                file = self._open(os.O_CREAT | os.O_EXCL)
             except FileExistsError:
                 raise BusyError from None
+        except OSError as error:
+            if isinstance(error, PermissionError) or error.errno in (EISDIR, ELOOP, ENXIO):
+                raise self._refused(error.strerror or "") from error
+            raise
         try:
             self._check(file.fileno())
         except BaseException:
             file.close()
             raise
         return file
+
+    def _open(self, flags: int) -> FileIO:
+        return FileIO(_Opening(self.path, flags), "r+", opener=next)  # type: ignore[arg-type]  # next(it, ignored)
+
+    def _refused(self, why: str) -> errors.SegmentInvalidError:
+        """What to say of what stands there."""
+        try:
+            named = self.path.lstat()
+        except FileNotFoundError:
+            return errors.SegmentInvalidError(f"{self.path}: not ours to lock: {why}; it is gone by now: try again")
+        kind = next((said for is_kind, said in KINDS if is_kind(named.st_mode)), "a device")
+        if named.st_uid == os.geteuid():
+            remedy = "remove it"
+        elif named.st_uid == self.owner and stat.S_ISREG(named.st_mode):
+            remedy = f"have uid {self.owner} open the segment once more"
+        else:
+            remedy = f"have uid {named.st_uid} or root remove it"
+        return errors.SegmentInvalidError(
+            f"{self.path}: not ours to lock: {kind} of uid {named.st_uid}, mode {stat.S_IMODE(named.st_mode):04o}, in "
+            f"place of the lock file of uid {self.owner} ({why}): {remedy}"
+        )
 
     def _check(self, fd: int) -> None:
         found = os.fstat(fd)
@@ -147,9 +203,7 @@ class LockFile:
         except FileNotFoundError:
             raise BusyError from None
         if found.st_uid != self.owner or not stat.S_ISREG(found.st_mode) or stat.S_ISLNK(named.st_mode):
-            raise errors.SegmentInvalidError(
-                f"{self.path} is not a lock file of uid {self.owner}: remove it (it belongs to uid {named.st_uid})"
-            )
+            raise self._refused("not a file of that user")
         if (found.st_dev, found.st_ino) != (named.st_dev, named.st_ino):
             raise BusyError
         if self.owner == os.geteuid():  # whatever the umask, and whoever died between making it and this

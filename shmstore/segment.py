@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from errno import EDQUOT, EFBIG, ENOSPC
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -223,11 +224,8 @@ def _make(hold: Hold, name: str, plan: Plan) -> bool:
         return False
     except BaseException as error:
         _names.unmake(name)
-        if isinstance(error, OSError) and not isinstance(error, errors.StoreError):
-            raise (
-                out_of_files(error, label(name))
-                or errors.StoreFullError(f"{label(name)}: cannot be made in {SHM}: {error}")
-            ) from error
+        if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT, EFBIG):
+            raise errors.StoreFullError(f"{label(name)}: cannot be made in {SHM}: {error}") from error
         raise
     enter(hold, hold.attachment)
     return True
@@ -256,6 +254,9 @@ def _second_open(fd: int) -> int:
     """Another open file of what `fd` shows, for the OFD locks; through /proc, since the name may be gone."""
     try:
         return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        os.close(fd)
+        raise errors.StoreError(f"a store needs /proc, and it is not mounted here: {error}") from error
     except BaseException:
         os.close(fd)
         raise

@@ -23,11 +23,12 @@ from harness import Team
 SHM = Path("/dev/shm")
 LIMIT_S = 90
 RECORDS = pytest.StashKey[list[proofs.Record]]()
-OUTCOME = pytest.StashKey[tuple[str, str]]()  # of a test: what became of it, and why it was skipped
+OUTCOME = pytest.StashKey[tuple[str, str]]()  # of a test: what became of it so far, and why
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaks: the test may leave things behind (say why)")
+    config.addinivalue_line("markers", "shows(row): passed, the test is a case of that row of the table (proofs.py)")
     config.stash[RECORDS] = []
 
 
@@ -114,42 +115,63 @@ def team() -> Iterator[Team]:
 # -- what tests have shown, in figures --------------------------------------------------------------------------------
 
 
+def is_shown(item: pytest.Item) -> bool:
+    """True for a test that the table knows: it takes `proof`, or is marked `shows`."""
+    return "proof" in getattr(item, "fixturenames", ()) or item.get_closest_marker("shows") is not None
+
+
+def keep(item: pytest.Item, state: str, what: str = "", **figures: object) -> None:
+    """A record of the test, or of what it has shown."""
+    what = what or f"{item.path.parent.name}: {item.path.name}::{item.name}"
+    item.config.stash[RECORDS].append(proofs.record(state, what, **figures))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if is_shown(item):
+        keep(item, "began")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
-    if report.when == "call" or report.outcome != "passed":
+    if report.outcome != "passed" and item.stash.get(OUTCOME, ("", ""))[0] != "failed":
         why = str(report.longrepr[2]) if report.skipped and isinstance(report.longrepr, tuple) else "see its report"
-        item.stash[OUTCOME] = (report.outcome, why)
+        item.stash[OUTCOME] = (report.outcome, why.removeprefix("Skipped: "))
+    if report.when == "teardown" and is_shown(item):
+        state, why = item.stash.get(OUTCOME, ("passed", ""))
+        marker = item.get_closest_marker("shows")
+        if marker is not None and state == "passed":
+            given = getattr(item, "callspec", None)
+            engines = [value for value in given.params.values() if value in proofs.BOTH] if given else []
+            keep(item, "ended", *marker.args, **({"engine": engines[0]} if engines else {}), **{proofs.CASES: 1})
+        keep(item, state, **({"why": why} if why else {}))
     return report
 
 
 @pytest.fixture
 def proof(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
-    """proof("life: create by name", kills=40, survived=40): figures of this test, for the table that the run ends with.
+    """proof("life: create by name", kills=40, overtaken=7): figures of this test, for the table that the run ends with.
 
     The first argument is a part of `proofs.PARTS` and a row of it, the others are the figures: int, str, or a float,
-    which is shown with one decimal. To be called once or more, after what they are about has been found to be so. A
-    test that took this and fails, or is skipped, is shown as that. `proofs.LONG` says that the long form is asked for.
+    which is shown with one decimal. To be called once or more, after what they are about has been found to be so; or
+    before that, where the figures say it (`proofs.LOSSES`). A test that took this and fails, is skipped, or does not
+    come to its end is shown as that. `proofs.LONG` says that the long form is asked for.
     """
-    records = request.config.stash[RECORDS]
     shown = 0
 
     def proof(what: str, **figures: object) -> None:
         nonlocal shown
-        records.append(proofs.record("ended", what, **figures))
+        keep(request.node, "ended", what, **figures)
         shown += 1
 
     yield proof
-    outcome, why = request.node.stash.get(OUTCOME, ("failed", ""))
-    if outcome != "passed":
-        state = "skipped" if outcome == "skipped" else "failed"
-        records.append(proofs.record(state, f"{request.path.parent.name}: {request.node.name}", why=why))
-    else:
+    if OUTCOME not in request.node.stash:
         assert shown, "it took `proof`, passed and showed nothing: let it call proof(...) with what it found"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if config.stash[RECORDS] and not os.environ.get(proofs.VARIABLE):  # else whoever set that prints a table of all
+    if config.stash[RECORDS] and not proofs.nested():  # else whoever runs this prints a table of all
         terminalreporter.section("what was shown")
-        for line in proofs.table(config.stash[RECORDS]):
+        for line in proofs.head(proofs.Asked().form) + proofs.table(config.stash[RECORDS]):
             terminalreporter.write_line(line)

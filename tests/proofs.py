@@ -1,19 +1,27 @@
 """What the tests of death, of fuzzing and of the models have shown: their records, and the table that is made of them.
 
-    python tests/proofs.py run DIRECTORY [--all] -- COMMAND...     empties DIRECTORY, runs it, prints what it recorded
-    python tests/proofs.py table DIRECTORY [--all]                 prints what lies in DIRECTORY
-    python tests/proofs.py add STATE WHAT [NAME=VALUE...]          a record, for a Makefile
+    python tests/proofs.py run DIRECTORY [--all] [--long] -- COMMAND...    runs it, prints what it recorded
+    python tests/proofs.py table DIRECTORY [--all] [--long]                prints what lies in DIRECTORY
+    python tests/proofs.py add STATE WHAT [NAME=VALUE...]                  a record, for a Makefile
 
 A record is a line of fields with a tab between them: a state, what it is about, figures.
 
     ended <tab> crash: storm, futex <tab> kills=300 <tab> answered=51234
 
-Whoever is to record says `began` first and `ended` with its figures last: what began and did not end is shown as a
-finding. What is before the colon is the part, what is behind it the row. The directory is $SHMSTORE_PROOFS; each
-process appends lines to a file of its own there. Where that is not set nothing is written, and pytest shows its own
-records only. `run` begins with an empty directory, so a record of an earlier run is never shown as one of this run. It
-exits as its command does, or with 1 when the table has a finding; `--all` also makes one of each part that is missing.
-In pytest the fixture `proof` (conftest.py) does all of this; in C `proof` of tests/core/check.h.
+What is before the colon is the part, what is behind it the row. Whoever is to record says `began` first and `ended`
+with its figures last. The directory is $SHMSTORE_PROOFS; each process appends lines to a file of its own there. Where
+that is not set nothing is written, and pytest shows its own records only. In pytest a marker and a fixture
+(conftest.py) do all of this, in C `proof` of tests/core/check.h. A test of pytest is a record, too: it `began`, and
+`passed`, `failed` or was `skipped`.
+
+    a finding                   failed; began and did not end; a figure of LOSSES that is not 0
+    a finding with --all        a row of `required` that is not there
+    a finding with --all where  a test that was skipped. Elsewhere a skip is a line of the table, and so is a row
+    $CI is set, or with --long  that is missing in a part where something was skipped
+
+`run` begins with an empty directory and without the table of an earlier run, DIRECTORY.txt, so neither is ever taken
+for one of this run. It exits as its command does, or with 1 when the table has a finding. A table begins with its date,
+the commit, and which form was run. A run within a run leaves the table to the outer one.
 """
 
 from __future__ import annotations
@@ -23,25 +31,80 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
 
 VARIABLE: Final = "SHMSTORE_PROOFS"
+WITHIN: Final = "SHMSTORE_PROOFS_WITHIN"
+"""Set by `run`, to the same: a directory that somebody exported in a shell is no run."""
 LONG: Final = bool(os.environ.get("SHMSTORE_LONG"))
 """The long form is asked for, by `make proofs` or by hand."""
 
 PARTS: Final = {
     "core": "a process killed at each of its stores into the segment",
     "life": "processes killed while they open, share and leave a segment by its name",
-    "crash": "random verbs and random kills; two oracles",
+    "crash": "random kills and two oracles; namespaces, stopped processes, a full memory",
+    "process": "how processes begin, go on and end; signals",
     "barrier": "deaths among those who wait at a barrier",
     "fuzz": "segments that hold anything",
-    "model": "every interleaving of the wait and of the lock",
+    "model": "every interleaving of the wait, the lock and the barrier",
 }
 """Named as the directories of their tests are, so that what failed or was skipped knows where it belongs."""
 
+BOTH: Final = ("futex", "semaphore")
+REQUIRED: Final = [
+    *(
+        f"{row}, {engine}*"
+        for row in (
+            "core: set new",  # one row of each program
+            "core: create",
+            "core: beside those who wait",
+            "core: holders, two parked on the lock",
+            "core: repair of a corrupt heap",
+            "core: barrier*",
+            "crash: storm",
+            "crash: two pid 1*",
+            "crash: stopped*",
+            "crash: full memory",
+            "process: fork, spawn*",
+            "process: signals*",
+            "process: ends*",
+            "barrier: 64 processes*",
+        )
+        for engine in BOTH
+    ),
+    "life: create",
+    "life: attach",
+    "life: close, the last",
+    "life: open over what is half made",
+    "model: wait, as it is",
+    "model: wait, SEMAPHORE",
+    "model: lock, as it is",
+    "model: barrier, as it is",
+    "model: wait, NO_RECHECK",
+    "model: wait, SEMAPHORE+NO_RECHECK",
+    "model: lock, NO_GENERATION",
+    "model: lock, NO_JUDGEMENT",
+    "model: barrier, NO_EPOCH",
+    "fuzz: fuzz_live*",
+    "fuzz: fuzz_attach*",
+]
+"""Patterns of rows, with their columns, that a whole run shows: at least one of each thing that is promised."""
+REQUIRED_LONG: Final = [
+    "fuzz: fuzz_live, libFuzzer",
+    "fuzz: fuzz_attach, libFuzzer",
+    "fuzz: checks of the core removed",
+]
+"""The same, only in the long form."""
+
+LOSSES: Final = frozenset({"lost", "applied twice", "hung", "failed", "broken", "deadlocks", "livelocks"})
+"""Figures that have to be 0."""
+CASES: Final = "cases"
+"""A figure that is added up over the records of a row: of tests that show that something holds, and count nothing."""
 
 SIDES: Final = ("engine", "build")
 """Figures that say of what a record is, beside its name."""
@@ -51,7 +114,7 @@ TOTAL: Final = "in all"
 class Record(NamedTuple):
     """One line."""
 
-    state: str  # began, ended, failed, skipped
+    state: str  # began, ended; of a test also passed, failed, skipped
     what: str
     figures: dict[str, str]
 
@@ -109,16 +172,77 @@ def read(directory: Path) -> list[Record]:
     return found
 
 
-def findings(records: Iterable[Record], parts: Iterable[str]) -> list[str]:
-    """What failed, what began and did not end, and which of these parts have nothing to show."""
+class Asked(NamedTuple):
+    """What a run has to show.
+
+    Attributes:
+        rows: patterns of `Record.key`. strict: nothing may be skipped. form: "short" or "long".
+    """
+
+    rows: tuple[str, ...] = ()
+    strict: bool = False
+    form: str = "long" if LONG else "short"
+
+
+def asked(options: Iterable[str]) -> Asked:
+    """What the options of the command line ask for."""
+    form = "long" if "--long" in options else Asked().form
+    if "--all" not in options:
+        return Asked(form=form)
+    rows = (*REQUIRED, *(REQUIRED_LONG if form == "long" else ()))
+    return Asked(rows, form == "long" or bool(os.environ.get("CI")), form)
+
+
+def missing(records: Iterable[Record], rows: Iterable[str]) -> list[str]:
+    """Those patterns of rows that nothing ended of."""
+    there = [", ".join(made.key) for made in records if made.state == "ended"]
+    return [row for row in rows if not any(fnmatchcase(key, row) for key in there)]
+
+
+def excused(records: Iterable[Record], asked: Asked) -> set[str]:
+    """The parts whose rows may be missing, since something of them was skipped."""
+    return set() if asked.strict else {made.part for made in records if made.state == "skipped"}
+
+
+def findings(records: Iterable[Record], asked: Asked) -> list[str]:
+    """What failed, what began and did not end, what was lost, and what is not there that was asked for."""
     records = list(records)
-    ended = Counter(made.key for made in records if made.state == "ended")
+    over = Counter(made.key for made in records if made.state != "began")
     lines = [f"{made.what}: failed: {made.figures.get('why', '')}" for made in records if made.state == "failed"]
     for key, times in Counter(made.key for made in records if made.state == "began").items():
-        if times > ended[key]:
-            lines.append(f"{', '.join(key)}: began {times} times, ended {ended[key]} times; what it printed says why")
-    there = {made.part for made in records}
-    return lines + [f"{part}: nothing of it was run" for part in parts if part not in there]
+        if times > over[key]:
+            lines.append(f"{', '.join(key)}: began {times} times, ended {over[key]} times; what it printed says why")
+    for made in records:
+        lost = [f"{name} {value}" for name, value in made.figures.items() if name in LOSSES and value != "0"]
+        lines += [f"{', '.join(made.key)}: {', '.join(lost)}"] * bool(lost)
+    if asked.strict:
+        lines += skips(records)
+    may_miss = excused(records, asked)
+    absent = [row for row in missing(records, asked.rows) if row.partition(": ")[0] not in may_miss]
+    return lines + [f"{row}: nothing of it was run" for row in absent]
+
+
+def skips(records: Iterable[Record]) -> list[str]:
+    """What was skipped, a line for each file and reason."""
+    found = Counter(
+        (made.what.partition("::")[0], made.figures.get("why", "")) for made in records if made.state == "skipped"
+    )
+    return [f"{file}: {times} skipped: {why}" for (file, why), times in found.items()]
+
+
+def head(form: str, command: str = "") -> list[str]:
+    """Of when, of what and in which form a table is."""
+
+    def git(*words: str) -> str:
+        at = Path(__file__).parent
+        done = subprocess.run(["git", "-C", str(at), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short=12", "HEAD") if shutil.which("git") else ""
+    dirty = ", with changes that are not committed" if commit and git("status", "--porcelain") else ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    text = f"{form} form, {when}, {f'commit {commit}' if commit else 'no commit known'}{dirty}"
+    return [text, *([f"of: {command}"] if command else [])]
 
 
 def shown(figures: Mapping[str, object]) -> list[str]:
@@ -126,9 +250,10 @@ def shown(figures: Mapping[str, object]) -> list[str]:
     return [f"{name} {_text(value)}" for name, value in figures.items()]
 
 
-def table(records: Iterable[Record], parts: Iterable[str] = (), failed: str = "") -> list[str]:
+def table(records: Iterable[Record], asked: Asked = Asked(), failed: str = "") -> list[str]:  # noqa: B008 -- frozen
     """The lines of the table, part by part, with what was found at its end. failed: what the run itself has to say."""
     records = list(records)
+    may_miss = excused(records, asked)
     lines = []
     for part, about in PARTS.items():
         own = [made for made in records if made.part == part and made.state == "ended"]
@@ -138,15 +263,29 @@ def table(records: Iterable[Record], parts: Iterable[str] = (), failed: str = ""
         stores = [made for made in own if "stores" in made.figures]
         for build in sorted({made.figures.get("build", "") for made in stores}):
             lines += _matrix([made for made in stores if made.figures.get("build", "") == build])
-        plain = {", ".join([made.row, *made.key[1:]]): made for made in own if "stores" not in made.figures}
+        plain = _plain([made for made in own if "stores" not in made.figures])
         width = max(map(len, plain), default=0)
-        for row, made in plain.items():
-            figures = {name: value for name, value in made.figures.items() if name not in SIDES}
+        for row, figures in plain.items():
             text = f"  {row:{width}}  {', '.join(shown(figures))}"
             lines += textwrap.wrap(text, 120, subsequent_indent=" " * (width + 4))
-        lines += [f"  {made.row}  skipped: {made.figures.get('why', '')}" for made in skipped]
-    found = findings(records, parts) + [failed] * bool(failed)
+        lines += [f"  {line.partition(': ')[2]}" for line in skips(skipped)]
+        if part in may_miss:
+            rows = [row for row in missing(records, asked.rows) if row.startswith(f"{part}: ")]
+            lines += [f"  {row.partition(': ')[2]}  not there" for row in rows]
+    found = findings(records, asked) + [failed] * bool(failed)
     return [*lines, "", *(f"FINDING {line}" for line in found), f"findings: {len(found)}"]
+
+
+def _plain(records: Iterable[Record]) -> dict[str, dict[str, str]]:
+    """The figures of each row; a later record of the same row replaces an earlier one, but for the sum of its cases."""
+    rows: dict[str, dict[str, str]] = {}
+    for made in records:
+        row = ", ".join([made.row, *made.key[1:]])
+        figures = {name: value for name, value in made.figures.items() if name not in SIDES}
+        if CASES in figures:
+            figures[CASES] = str(int(figures[CASES]) + int(rows.get(row, {}).get(CASES, 0)))
+        rows[row] = figures
+    return rows
 
 
 def _matrix(records: list[Record]) -> list[str]:
@@ -177,17 +316,26 @@ def _cell(of: Mapping[str, Counter[str]], column: str, name: str) -> str:
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
-def run(directory: Path, command: list[str], parts: Iterable[str]) -> int:
+def nested() -> bool:
+    """True within a run, which prints the table of all."""
+    return bool(os.environ.get(VARIABLE)) and os.environ.get(WITHIN) == os.environ.get(VARIABLE)
+
+
+def run(directory: Path, command: list[str], asked: Asked) -> int:
     """Runs it with a directory of its own, and prints the table of what it recorded there."""
-    if os.environ.get(VARIABLE):  # within another run, which prints the table of all
+    if nested():
         return subprocess.run(command, check=False, close_fds=False).returncode
+    kept = directory.parent / f"{directory.name}.txt"
+    kept.unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    environment = {**os.environ, VARIABLE: str(directory.resolve())}
+    at = str(directory.resolve())
+    title = head(asked.form, " ".join(command))  # of what is there as it begins
+    environment = {**os.environ, VARIABLE: at, WITHIN: at}
     code = subprocess.run(command, check=False, close_fds=False, env=environment).returncode
     failed = f"{' '.join(command)} ended with {code}; what it printed above says why" if code else ""
-    lines = table(read(directory), () if code else parts, failed)
-    (directory.parent / f"{directory.name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = title + table(read(directory), asked._replace(rows=()) if code else asked, failed)
+    kept.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines), flush=True)
     return code or int(lines[-1] != "findings: 0")
 
@@ -196,10 +344,9 @@ def main(arguments: list[str]) -> int:
     if "--" in arguments and arguments[0] == "run":
         at = arguments.index("--")
         options, command = arguments[1:at], arguments[at + 1 :]
-        parts = PARTS if "--all" in options else ()
-        return run(Path(next(text for text in options if text != "--all")), command, parts)
+        return run(Path(next(text for text in options if not text.startswith("--"))), command, asked(options))
     if len(arguments) > 1 and arguments[0] == "table":
-        lines = table(read(Path(arguments[1])), PARTS if "--all" in arguments else ())
+        lines = table(read(Path(arguments[1])), asked(arguments[2:]))
         print("\n".join(lines))
         return int(lines[-1] != "findings: 0")
     if len(arguments) > 2 and arguments[0] == "add":

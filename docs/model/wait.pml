@@ -1,18 +1,23 @@
-/* wait.pml -- the wait protocol: event word, WAITERS, park, bump, wake (event.h, ops_wait.c, park_*.c).
+/* wait.pml -- the wait protocol: event word, WAITERS, park, bump, wake (event.h, ops_wait.c, park_*.c, guard.c).
  *
  * Two waiters want one key. Two setters hold the stripe one after the other; one of them sets another key of the
- * stripe, and one may be killed between any two of its steps. The event word is count << 1 | WAITERS; a read-modify-
- * write is one step, as the processor makes it. Every run must end with both waiters served: an end state in which one
- * still sleeps is a lost wake, and spin reports it.
+ * stripe, and one may be killed between any two of its steps. A lock that it held then is taken over by a survivor,
+ * which repairs, bumps and wakes all, and does its own verb, the same; where it had let go already nobody does anything
+ * for it. The event word is count << 1 | WAITERS; a read-modify-write is one step, as the processor makes it.
  *
  * A slice of a park (50 ms in the code) ends by itself only where a setter was killed. So without a death the protocol
  * is shown to lose no wake even with parks that last for ever.
+ *
+ * Shown: no deadlock, so every run can end with both waiters served: an end state in which one still sleeps is a lost
+ * wake, and spin reports it. No livelock: a run that does not end is one of slices that end for ever (pan -l; the end
+ * of a slice is the only progress label).
  *
  *   -DSEMAPHORE     parks on a semaphore in a slot that names the word, in place of a futex
  * Mutants, each of which must fail:
  *   -DNO_RECHECK    parks without comparing the word with the value that was armed
  *   -DNO_SLICE      a park lasts for ever although a setter was killed
  *   -DLATE_ARM      looks for the key first and arms afterwards
+ *   -DNO_COUNT      a bump takes WAITERS away and counts nothing
  */
 #define WAITERS 2
 
@@ -49,7 +54,7 @@ again:
     if
     :: d_step { posts[me] > 0 -> posts[me] = posts[me] - 1 }
 #ifndef NO_SLICE
-    :: killed
+    :: killed -> progress_slice: skip
 #endif
     fi;
     names[me] = false;
@@ -65,7 +70,7 @@ again:
     if
     :: !parked[me]
 #ifndef NO_SLICE
-    :: killed -> parked[me] = false
+    :: killed -> progress_slice: parked[me] = false
 #endif
     fi;
 #endif
@@ -74,44 +79,56 @@ out:
     served++
 }
 
-/* A kill may come before any step of the mortal one. Its lock is taken over from the dead: here, let go. */
+/* A kill may come before any step of the mortal one. */
 #define STEP(action) \
     if \
     :: mortal && !killed -> killed = true; goto dead \
     :: action \
     fi
 
+#ifdef NO_COUNT
+#define BUMPED(e) ((e) & 254)
+#else
+#define BUMPED(e) ((((e) >> 1) + 1) << 1)
+#endif
+
+#ifdef SEMAPHORE
+#define WAKE(i) d_step { if :: names[i] && posts[i] == 0 -> posts[i] = 1 :: else fi }
+#else
+#define WAKE(i) parked[i] = false
+#endif
+
+#define WAKE_ALL \
+    i = 0; \
+    do \
+    :: i < WAITERS -> STEP(WAKE(i)); i++ \
+    :: else -> break \
+    od
+
 proctype setter(bool mine, mortal) {
-    bool wake;
+    bool wake, held;
     byte i;
-    d_step { !lock_held -> lock_held = true }
+    d_step { !lock_held -> lock_held = true; held = true }
+verb:
     if
     :: mine -> STEP(key = true)
     :: else
     fi;
-    STEP(d_step { wake = event & 1; event = ((event >> 1) + 1) << 1 });
-    STEP(lock_held = false);
+    STEP(d_step { wake = event & 1; event = BUMPED(event) });
+    STEP(d_step { lock_held = false; held = false });
     if
-    :: wake ->
-        i = 0;
-        do
-        :: i < WAITERS ->
-#ifdef SEMAPHORE
-            STEP(d_step { if :: names[i] && posts[i] == 0 -> posts[i] = 1 :: else fi });
-#else
-            STEP(parked[i] = false);
-#endif
-            i++
-        :: else -> break
-        od
+    :: wake -> WAKE_ALL
     :: else
     fi;
     goto end;
 dead:
-    /* Whoever takes the lock over repairs the stripe, bumps and wakes. The key may never have been set by the dead: the
-     * survivors' own verb sets it, which stands for a job that goes on. */
-    if :: mine -> key = true :: else fi;
-    lock_held = false;
+    if
+    :: held -> /* a survivor takes the lock over, in its own verb, which is the same: a job that goes on */
+        event = BUMPED(event);
+        WAKE_ALL;
+        goto verb
+    :: else /* nobody does anything for it */
+    fi;
 end:
     setters_left--
 }

@@ -22,6 +22,8 @@ from harness import Child, Team
 from shmstore import ShmStore, StoreTimeoutError
 from shmstore._native import ffi, lib
 
+pytestmark = pytest.mark.shows("crash: two pid 1 in one segment")
+
 CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
 MS_REC, MS_PRIVATE, MS_NOSUID = 0x4000, 0x40000, 2
 PR_SET_PDEATHSIG = 1
@@ -42,7 +44,10 @@ sys.exit("no /proc of one's own" if os.waitpid(pid, 0)[1] else 0)
 def why_not() -> str:
     """Why there can be no PID namespace here; "" where there can."""
     done = subprocess.run([sys.executable, "-c", ENTER], capture_output=True, text=True, timeout=30)
-    return done.stderr.strip() if done.returncode else ""
+    if done.returncode == 0:
+        return ""
+    who = "" if os.geteuid() == 0 else f"uid {os.geteuid()} is not root: "
+    return who + (done.stderr.strip() or "no reason given")
 
 
 @pytest.fixture(autouse=True)

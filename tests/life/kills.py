@@ -37,10 +37,12 @@ HUNG_S = 20
 
 
 class Shown(NamedTuple):
-    """Of a sweep: how many were killed and how many overtaken, how long the slowest of the others took, where."""
+    """Of a sweep: how many were killed and how many overtaken; of the others, how many of those who lived or came
+    afterwards were found to go on, each after each victim, and how long the slowest took; where the victims were."""
 
     killed: int
     overtaken: int
+    went_on: int
     slowest_s: float
     passed: set[str]
 
@@ -171,6 +173,7 @@ class Sweep:
 
     Attributes:
         place: where the victim is, for an error. slowest_s: of the others' opens and closes, the longest.
+        went_on: of those who lived or came afterwards, how many did what they should.
     """
 
     title: str
@@ -180,6 +183,7 @@ class Sweep:
     other: Child
     place: str = ""
     slowest_s: float = 0.0
+    went_on: int = 0
 
     @property
     def scenario(self) -> Scenario:
@@ -209,7 +213,7 @@ class Sweep:
             except BaseException as error:
                 raise AssertionError(f"{self.title}, {self.mode}, step {n}, {self.place}: {error!r}") from error
             if not victim.place:
-                return Shown(killed, overtaken, self.slowest_s, passed)
+                return Shown(killed, overtaken, self.went_on, self.slowest_s, passed)
             if self.mode == "overtaken":
                 overtaken += 1
             else:
@@ -253,10 +257,12 @@ class Sweep:
         assert store.verify() == []
         for store in stores:
             self.at_once("a close", store.close)
+            self.went_on += 1
         for child in living:
             assert self.inode() == inode, "the name was taken from a process that lives"
             assert not (old and child is self.holder) or tell(child, "get", "old", 0) == b"content"
             self.at_once("a close", lambda child=child: tell(child, "close"))
+            self.went_on += 1
         if self.scenario.persist:
             self.path.unlink()
         assert not [entry for entry in os.listdir(SHM) if self.name in entry], "a file is left"

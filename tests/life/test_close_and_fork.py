@@ -15,6 +15,8 @@ from harness import Team
 
 from shmstore import QueueEmptyError, ShmStore, StoreClosedError, StoreError, StoreFullError
 
+pytestmark = pytest.mark.shows("life: closing amid calls, forking")
+
 SHM = Path("/dev/shm")
 BIG = b"b" * (6 << 20)
 

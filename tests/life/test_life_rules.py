@@ -6,11 +6,14 @@ import errno
 import fcntl
 import os
 import resource
+import socket
 import stat
 import struct
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +27,17 @@ from shmstore import (
     SegmentInvalidError,
     ShmStore,
     StoreError,
+    StoreFullError,
     StoreTimeoutError,
+    _lifelock,
     segment,
     shm,
 )
 from shmstore._lifelock import LockFile
 
 SHM = Path("/dev/shm")
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: changes owners")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: changes owners or mounts")
+OWNER, GROUP, OTHER_GROUP = 64101, 64102, 64103
 
 
 # -- when nobody is alive ---------------------------------------------------------------------------------------------
@@ -112,6 +118,104 @@ def test_what_a_killed_creator_leaves_is_made_anew(name: str, path: Path, stored
         file.write(struct.pack(HEADER, *(value if i in kept else 0 for i, value in enumerate(whole))))
     os.truncate(path, whole[4])
     assert not is_old(name, create=True)
+
+
+# -- what stands in place of the lock file ----------------------------------------------------------------------------
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.parent / "nothing")
+
+
+def link_to_a_file(path: Path) -> None:
+    (path.parent / "precious").touch(mode=0o644)
+    path.symlink_to(path.parent / "precious")
+
+
+def bind_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+
+
+SQUATTERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a link to nothing": (link_to_nothing, "a symbolic link"),
+    "a link to a file": (link_to_a_file, "a symbolic link"),
+    "a directory": (lambda path: path.mkdir(), "a directory"),
+    "a FIFO": (lambda path: os.mkfifo(path, 0o666), "a FIFO"),
+    "a socket": (bind_socket, "a socket"),
+}
+
+
+@pytest.mark.parametrize("what", SQUATTERS)
+def test_what_is_no_lock_file_is_refused_at_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """With who has to remove it; and it is left as it is."""
+    monkeypatch.setattr(_lifelock, "SHM", tmp_path)
+    make, said = SQUATTERS[what]
+    path = LockFile(os.geteuid()).path
+    make(path)
+    before = path.lstat()
+    with pytest.raises(SegmentInvalidError, match=f"{path}: .*{said} of uid {os.geteuid()}, .*: remove it"):
+        ShmStore(name, timeout=0.5)
+    after = path.lstat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    if what == "a link to a file":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert not (tmp_path / "nothing").exists()
+
+
+@root_only
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_a_lock_file_of_another_user_names_that_user(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    monkeypatch.setattr(_lifelock, "SHM", tmp_path)
+    path = LockFile(os.geteuid()).path
+    path.touch(mode)
+    os.chown(path, OWNER, GROUP)
+    with pytest.raises(SegmentInvalidError, match=f"a file of uid {OWNER}, .*: have uid {OWNER} or root remove it"):
+        ShmStore(name, timeout=0.5)
+
+
+# -- what an opener is told when the system refuses -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT, errno.EIO, errno.ENOMEM])
+def test_only_no_room_is_a_full_store(name: str, path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(_made: object, fd: int, _plan: object) -> None:
+        os.close(fd)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(segment, "_format", refuse)
+    with pytest.raises(StoreError, match=os.strerror(code)) as caught:
+        ShmStore(name)
+    assert isinstance(caught.value, StoreFullError) is (code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    assert not path.exists()
+
+
+NO_PROC = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+from shmstore import ShmStore, StoreError, StoreFullError
+assert libc.unshare(0x00020000) == 0  # CLONE_NEWNS
+assert libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None) == 0  # MS_REC | MS_PRIVATE
+assert libc.mount(b"tmpfs", b"/proc", b"tmpfs", 0, None) == 0
+try:
+    ShmStore(sys.argv[1])
+except StoreFullError:
+    raise
+except StoreError as error:
+    print(error)
+"""
+
+
+@root_only
+def test_without_proc_an_open_says_so(name: str, path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", NO_PROC, name], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "needs /proc" in done.stdout
+    assert not path.exists()
 
 
 # -- how long an open waits -------------------------------------------------------------------------------------------
@@ -246,9 +350,6 @@ def test_a_close_without_descriptors_removes_the_segment(name: str, path: Path, 
 def test_a_mode_that_nobody_could_use(name: str, mode: int) -> None:
     with pytest.raises(ValueError, match="0o660"):
         ShmStore(name, mode=mode)
-
-
-OWNER, GROUP, OTHER_GROUP = 64101, 64102, 64103
 
 
 def as_user(uid: int, gid: int) -> None:

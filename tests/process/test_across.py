@@ -15,6 +15,8 @@ from harness import Team
 
 from shmstore import PrefixStore, ShmStore
 
+pytestmark = pytest.mark.shows("process: waits and wakes, pickles, forks amid verbs")
+
 
 @pytest.fixture(params=["futex", "semaphore"])
 def store(request: pytest.FixtureRequest, name: str) -> Iterator[ShmStore]:

@@ -17,6 +17,8 @@ from harness import Team
 
 from shmstore import ShmStore
 
+pytestmark = pytest.mark.shows("process: ends: exec, os._exit, daemons, the interpreter's shutdown")
+
 SHM = Path("/dev/shm")
 
 

@@ -13,6 +13,8 @@ from harness import Team
 
 from shmstore import ShmStore
 
+pytestmark = pytest.mark.shows("process: signals in all that blocks, and handlers that use the store")
+
 
 @pytest.fixture(params=["futex", "semaphore"])
 def store(request: pytest.FixtureRequest, name: str) -> Iterator[ShmStore]:

@@ -14,6 +14,8 @@ import workers
 
 from shmstore import HashStore, PrefixStore, ShmStore
 
+pytestmark = pytest.mark.shows("process: fork, spawn, forkserver")
+
 
 @pytest.fixture(autouse=True)
 def stop_helpers() -> Iterator[None]:

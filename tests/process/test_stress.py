@@ -12,6 +12,8 @@ from harness import Team
 
 from shmstore import ShmStore
 
+pytestmark = pytest.mark.shows("process: many at once, two oracles each")
+
 
 @pytest.fixture(params=["futex", "semaphore"])
 def store(request: pytest.FixtureRequest, name: str) -> Iterator[ShmStore]:
