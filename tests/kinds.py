@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -105,7 +108,7 @@ def _duck(kind: str, name: str, folder: Path, stack: ExitStack) -> Callable[[], 
 
 
 def _torch(kind: str, name: str, folder: Path, stack: ExitStack) -> Callable[[], Any]:
-    dist = pytest.importorskip("torch.distributed", reason="one of torch's own stores")
+    dist = torchs("torch.distributed")
     if kind == "torch-hash":
         one = dist.HashStore()
         one.set_timeout(LONG)
@@ -133,10 +136,26 @@ def _torch(kind: str, name: str, folder: Path, stack: ExitStack) -> Callable[[],
     return client
 
 
+def torchs(module: str, reason: str = "one of torch's own stores") -> Any:
+    """A module of torch's; skips the test where torch is missing.
+
+    What an import of torch leaves behind is put out of the collector's sight: each test collects twice, and would pay
+    80 ms for looking at it each time, from the first test that needs torch to the end of the run.
+
+    A TCPStore asks for its peer's name, also where that is 127.0.0.1, and glibc waits 5 s for each answer of a name
+    server that got lost: here for one, once.
+    """
+    if module not in sys.modules:
+        os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
+        pytest.importorskip(module, reason=reason)
+        gc.collect()
+        gc.freeze()
+    return sys.modules[module]
+
+
 def warm_torch() -> None:
     """The first TCPStore of a process opens a pipe that stays: to be called before descriptors are counted."""
-    dist = pytest.importorskip("torch.distributed", reason="one of torch's own stores")
-    dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    torchs("torch.distributed").TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 _FACTORIES: dict[str, Callable[[str, str, Path, ExitStack], Callable[[], Any]]] = {

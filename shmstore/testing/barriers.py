@@ -9,7 +9,9 @@ Subclass `BarrierContract` in a test module and say how a handle of the store is
             return lambda: MyStore(shared)
 
 Each call gives one more handle of the same, at first empty store; each thread of a test has its own. The fixture closes
-them. Override `make` to test one kind of barrier, where `shmstore.Barrier` would choose another for the store.
+them. A kind of barrier that passes `BarrierContract` on one store needs only `BarrierOnStoreContract` on the others on
+which it runs the same code. Override `make` to test one kind of barrier, where `shmstore.Barrier` would choose another
+for the store.
 """
 
 from __future__ import annotations
@@ -53,8 +55,11 @@ def broken(call: Later) -> BrokenBarrierError:
     return caught.value
 
 
-class BarrierContract:
-    """threading.Barrier's interface, with names for the missing."""
+class BarrierOnStoreContract:
+    """threading.Barrier's interface, with names for the missing: what depends on the store below.
+
+    Each verb and each way that a wait ends: woken, out of time, by a signal; many threads, and what is left behind.
+    """
 
     @pytest.fixture
     def store_factory(self) -> Any:
@@ -62,7 +67,7 @@ class BarrierContract:
 
     @pytest.fixture
     def make(self, store_factory: Callable[[], Any]) -> Make:
-        """A barrier on a handle of its own; ten seconds of time where nothing is said."""
+        """A barrier on a handle of its own."""
 
         def make(key: str = "b", parties: int = 2, rank: int | None = None, timeout: Any = LONG) -> Barrier:
             return Barrier(store_factory(), key, parties, rank, timeout)
@@ -107,10 +112,6 @@ class BarrierContract:
         barrier = make("b", 3)
         assert sorted(in_threads(3, lambda _: barrier.wait())) == [0, 1, 2]
 
-    def test_who_comes_alone_passes_at_once_also_without_time(self, make: Make, ranked: bool) -> None:
-        barrier = make("b", 1, 0 if ranked else None)
-        assert [barrier.wait(0) for _ in range(3)] == [0, 0, 0]
-
     def test_a_handle_that_is_made_late_begins_with_the_current_epoch(
         self, make: Make, team: Callable[[int], list[Barrier]], ranked: bool
     ) -> None:
@@ -122,20 +123,6 @@ class BarrierContract:
         other = Later(barriers[0].wait)
         late.wait()
         other.result()
-
-    def test_an_old_handle_joins_where_a_newer_one_of_its_rank_is(self, make: Make) -> None:
-        old, new, other = make("b", 2, 0), make("b", 2, 0), make("b", 2, 1)
-        for mine in (old, new, new, old, new):
-            call = Later(other.wait)
-            assert sorted([mine.wait(), call.result()]) == [0, 1]
-
-    def test_barriers_of_other_names_are_apart(self, make: Make) -> None:
-        call = Later(make("a", 2, 0).wait)
-        waiting(make("a", 2, 0), 1)
-        assert make("b", 1, 0).wait() == 0
-        assert not call.done
-        make("a", 2, 1).wait()
-        call.result()
 
     def test_a_rank_that_comes_twice_joins_its_own_arrival(self, make: Make) -> None:
         first = Later(make("b", 2, 0).wait)
@@ -153,16 +140,6 @@ class BarrierContract:
         make("b", 2, 1).wait()
         call.result()
 
-    def test_both_of_a_rank_pass(self, make: Make) -> None:
-        calls = [Later(make("b", 2, 0).wait) for _ in range(2)]
-        other = make("b", 2, 1)
-        other.wait()
-        while not all(call.done for call in calls):  # one that came after the others had passed is in the next epoch
-            if other.n_waiting:
-                other.wait()
-        for call in calls:
-            call.result()
-
     def test_one_too_many_waits_for_the_next(self, make: Make) -> None:
         calls = [Later(make("b", 2).wait) for _ in range(3)]
         until(lambda: sum(call.done for call in calls) == 2)
@@ -171,41 +148,6 @@ class BarrierContract:
         assert look.epoch == 1
         fourth = make("b", 2).wait()
         assert sorted([fourth, *(call.result() for call in calls)]) == [0, 0, 1, 1]
-
-    # -- what can be asked --------------------------------------------------------------------------------------------
-
-    def test_properties(self, make: Make) -> None:
-        barrier = make("b", 3, 1, 2)
-        assert (barrier.key, barrier.parties, barrier.rank) == ("b", 3, 1)
-        assert barrier.timeout == timedelta(seconds=2)
-        assert make("b", 3, 2, None).timeout is None
-        assert (barrier.epoch, barrier.n_waiting, barrier.broken) == (0, 0, False)
-        assert "'b', 3, rank=1" in repr(barrier)
-        assert isinstance(barrier, Barrier)
-
-    def test_n_waiting_counts_who_has_come(self, team: Callable[[int], list[Barrier]]) -> None:
-        barriers = team(3)
-        calls = []
-        for n in range(2):
-            calls.append(Later(barriers[n].wait))
-            waiting(barriers[2], n + 1)
-        assert barriers[2].n_waiting == 2
-        barriers[2].wait()
-        for call in calls:
-            call.result()
-        assert barriers[2].n_waiting == 0
-
-    def test_pickle_gives_the_same_barrier(self, make: Make, store_factory: Callable[[], Any]) -> None:
-        store = store_factory()
-        if not (isinstance(store, Store) and store.capabilities.picklable):
-            pytest.skip("the store cannot be pickled")
-        barrier = make("b", 2, 1, 5)
-        again = pickle.loads(pickle.dumps(barrier))
-        assert type(again) is type(barrier)
-        assert (again.key, again.parties, again.rank, again.timeout) == ("b", 2, 1, timedelta(seconds=5))
-        call = Later(make("b", 2, 0).wait)
-        assert sorted([again.wait(), call.result()]) == [0, 1]
-        again._store.close()
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -254,15 +196,6 @@ class BarrierContract:
         two.wait(0)
         call.result()
 
-    def test_a_timeout_of_its_own_goes_before_the_stores(self, make: Make, store_factory: Callable[[], Any]) -> None:
-        with pytest.raises(BarrierTimeoutError) as caught:
-            make("b", 2, 0, timedelta(milliseconds=30)).wait()
-        assert caught.value.timeout == 0.03
-        make("b", 2, 0).reset()
-        with pytest.raises(BarrierTimeoutError) as caught:
-            make("b", 2, 0, LONG).wait(0.04)
-        assert caught.value.timeout == 0.04
-
     def test_the_stores_own_timeout_counts_and_stays(self, store_factory: Callable[[], Any]) -> None:
         store = store_factory()
         if not hasattr(store, "set_timeout"):
@@ -295,12 +228,6 @@ class BarrierContract:
         two.abort()  # of a broken one: nothing
         assert three.epoch == 0
 
-    def test_abort_of_the_next_epoch_leaves_who_passed(self, team: Callable[[int], list[Barrier]]) -> None:
-        one, two = team(2)
-        in_threads(2, lambda i: (one, two)[i].wait())
-        one.abort()
-        assert (two.broken, two.epoch) == (True, 1)
-
     def test_reset_breaks_off_who_waits_and_makes_it_whole(self, team: Callable[[int], list[Barrier]]) -> None:
         one, two = team(2)
         call = Later(one.wait)
@@ -329,52 +256,6 @@ class BarrierContract:
             return barriers[i].epoch
 
         assert in_threads(4, party) == [10] * 4
-
-    def test_threads_that_share_a_handle_may_all_reset(self, make: Make) -> None:
-        barrier = make("b", 3)
-
-        def party(i: int) -> int:
-            if i == 0:
-                waiting(barrier, 2)
-                barrier.abort()
-            else:
-                with pytest.raises(BrokenBarrierError):
-                    barrier.wait()
-            barrier.reset()
-            return barrier.wait()
-
-        assert sorted(in_threads(3, party)) == [0, 1, 2]
-        assert barrier.epoch == 2
-
-    def test_another_thread_may_reset_for_one_that_was_told(self, make: Make) -> None:
-        one, two = make("b", 2, 0), make("b", 2, 1)
-        for barrier in (one, two):
-            with pytest.raises(BrokenBarrierError):
-                Later(barrier.wait, 0).result()
-        one.reset()
-        two.reset()
-        assert one.epoch == 1
-
-    def test_any_further_reset_acts(self, team: Callable[[int], list[Barrier]]) -> None:
-        one, two = team(2)
-        with pytest.raises(BrokenBarrierError):
-            one.wait(0)
-        two.reset()
-        assert two.epoch == 1
-        one.reset()
-        assert two.epoch == 1
-        one.reset()
-        assert two.epoch == 2
-
-    def test_what_was_there_before_a_reset_counts_for_nothing(self, team: Callable[[int], list[Barrier]]) -> None:
-        barriers = team(3)
-        for turn in range(4):
-            with pytest.raises(BrokenBarrierError):
-                barriers[turn % 3].wait(0)
-            barriers[0].reset()
-        with pytest.raises(BarrierTimeoutError) as caught:
-            barriers[1].wait(0.02)
-        assert caught.value.arrived == 1
 
     def test_an_interrupt_breaks_it_for_the_others(self, team: Callable[[int], list[Barrier]], ranked: bool) -> None:
         mine, other, look = team(3)
@@ -442,6 +323,156 @@ class BarrierContract:
 
     # -- what is refused ----------------------------------------------------------------------------------------------
 
+    def test_others_than_it_was_made_for(self, make: Make) -> None:
+        barrier = make("b", 3, 0)
+        barrier.abort()
+        barrier.reset()  # on a store without compare_set it is written down with the first change only
+        for parties, rank in ((2, 0), (3, None)):
+            with pytest.raises(ValueError, match="was made for"):
+                make("b", parties, rank)
+        assert (barrier.n_waiting, barrier.broken) == (0, False)
+
+
+class BarrierContract(BarrierOnStoreContract):
+    """All of it: also what a barrier does with the same calls of its store, and what it refuses before any."""
+
+    # -- passing ------------------------------------------------------------------------------------------------------
+
+    def test_who_comes_alone_passes_at_once_also_without_time(self, make: Make, ranked: bool) -> None:
+        barrier = make("b", 1, 0 if ranked else None)
+        assert [barrier.wait(0) for _ in range(3)] == [0, 0, 0]
+
+    def test_an_old_handle_joins_where_a_newer_one_of_its_rank_is(self, make: Make) -> None:
+        old, new, other = make("b", 2, 0), make("b", 2, 0), make("b", 2, 1)
+        for mine in (old, new, new, old, new):
+            call = Later(other.wait)
+            assert sorted([mine.wait(), call.result()]) == [0, 1]
+
+    def test_barriers_of_other_names_are_apart(self, make: Make) -> None:
+        call = Later(make("a", 2, 0).wait)
+        waiting(make("a", 2, 0), 1)
+        assert make("b", 1, 0).wait() == 0
+        assert not call.done
+        make("a", 2, 1).wait()
+        call.result()
+
+    def test_both_of_a_rank_pass(self, make: Make) -> None:
+        calls = [Later(make("b", 2, 0).wait) for _ in range(2)]
+        other = make("b", 2, 1)
+        other.wait()
+
+        def done() -> bool:
+            return all(call.done for call in calls)
+
+        while not done():  # one that came after the others had passed is in the next epoch
+            until(lambda: done() or other.n_waiting > 0)
+            if not done():
+                other.wait()
+        for call in calls:
+            call.result()
+
+    # -- what can be asked --------------------------------------------------------------------------------------------
+
+    def test_properties(self, make: Make) -> None:
+        barrier = make("b", 3, 1, 2)
+        assert (barrier.key, barrier.parties, barrier.rank) == ("b", 3, 1)
+        assert barrier.timeout == timedelta(seconds=2)
+        assert make("b", 3, 2, None).timeout is None
+        assert (barrier.epoch, barrier.n_waiting, barrier.broken) == (0, 0, False)
+        assert "'b', 3, rank=1" in repr(barrier)
+        assert isinstance(barrier, Barrier)
+
+    def test_n_waiting_counts_who_has_come(self, team: Callable[[int], list[Barrier]]) -> None:
+        barriers = team(3)
+        calls = []
+        for n in range(2):
+            calls.append(Later(barriers[n].wait))
+            waiting(barriers[2], n + 1)
+        assert barriers[2].n_waiting == 2
+        barriers[2].wait()
+        for call in calls:
+            call.result()
+        assert barriers[2].n_waiting == 0
+
+    def test_pickle_gives_the_same_barrier(self, make: Make, store_factory: Callable[[], Any]) -> None:
+        store = store_factory()
+        if not (isinstance(store, Store) and store.capabilities.picklable):
+            pytest.skip("the store cannot be pickled")
+        barrier = make("b", 2, 1, 5)
+        again = pickle.loads(pickle.dumps(barrier))
+        assert type(again) is type(barrier)
+        assert (again.key, again.parties, again.rank, again.timeout) == ("b", 2, 1, timedelta(seconds=5))
+        call = Later(make("b", 2, 0).wait)
+        assert sorted([again.wait(), call.result()]) == [0, 1]
+        again._store.close()
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def test_a_timeout_of_its_own_goes_before_the_stores(self, make: Make, store_factory: Callable[[], Any]) -> None:
+        with pytest.raises(BarrierTimeoutError) as caught:
+            make("b", 2, 0, timedelta(milliseconds=30)).wait()
+        assert caught.value.timeout == 0.03
+        make("b", 2, 0).reset()
+        with pytest.raises(BarrierTimeoutError) as caught:
+            make("b", 2, 0, LONG).wait(0.04)
+        assert caught.value.timeout == 0.04
+
+    # -- breaking and mending -----------------------------------------------------------------------------------------
+
+    def test_abort_of_the_next_epoch_leaves_who_passed(self, team: Callable[[int], list[Barrier]]) -> None:
+        one, two = team(2)
+        in_threads(2, lambda i: (one, two)[i].wait())
+        one.abort()
+        assert (two.broken, two.epoch) == (True, 1)
+
+    def test_threads_that_share_a_handle_may_all_reset(self, make: Make) -> None:
+        barrier = make("b", 3)
+
+        def party(i: int) -> int:
+            if i == 0:
+                waiting(barrier, 2)
+                barrier.abort()
+            else:
+                with pytest.raises(BrokenBarrierError):
+                    barrier.wait()
+            barrier.reset()
+            return barrier.wait()
+
+        assert sorted(in_threads(3, party)) == [0, 1, 2]
+        assert barrier.epoch == 2
+
+    def test_another_thread_may_reset_for_one_that_was_told(self, make: Make) -> None:
+        one, two = make("b", 2, 0), make("b", 2, 1)
+        for barrier in (one, two):
+            with pytest.raises(BrokenBarrierError):
+                Later(barrier.wait, 0).result()
+        one.reset()
+        two.reset()
+        assert one.epoch == 1
+
+    def test_any_further_reset_acts(self, team: Callable[[int], list[Barrier]]) -> None:
+        one, two = team(2)
+        with pytest.raises(BrokenBarrierError):
+            one.wait(0)
+        two.reset()
+        assert two.epoch == 1
+        one.reset()
+        assert two.epoch == 1
+        one.reset()
+        assert two.epoch == 2
+
+    def test_what_was_there_before_a_reset_counts_for_nothing(self, team: Callable[[int], list[Barrier]]) -> None:
+        barriers = team(3)
+        for turn in range(4):
+            with pytest.raises(BrokenBarrierError):
+                barriers[turn % 3].wait(0)
+            barriers[0].reset()
+        with pytest.raises(BarrierTimeoutError) as caught:
+            barriers[1].wait(0.02)
+        assert caught.value.arrived == 1
+
+    # -- what is refused ----------------------------------------------------------------------------------------------
+
     @pytest.mark.parametrize(
         ("arguments", "error"),
         [
@@ -474,14 +505,5 @@ class BarrierContract:
             barrier.wait(timeout)
         assert (barrier.n_waiting, barrier.broken) == (0, False)
 
-    def test_others_than_it_was_made_for(self, make: Make) -> None:
-        barrier = make("b", 3, 0)
-        barrier.abort()
-        barrier.reset()  # on a store without compare_set it is written down with the first change only
-        for parties, rank in ((2, 0), (3, None)):
-            with pytest.raises(ValueError, match="was made for"):
-                make("b", parties, rank)
-        assert (barrier.n_waiting, barrier.broken) == (0, False)
 
-
-__all__ = ["BarrierContract", "broken", "until", "waiting"]
+__all__ = ["BarrierContract", "BarrierOnStoreContract", "broken", "until", "waiting"]
