@@ -63,7 +63,7 @@ int sst_create(int map_fd, int lock_fd, uint64_t capacity, uint32_t engine, uint
 }
 
 /* -- out --------------------------------------------------------------------------------------------------------------- */
-/* A wait parks on a stripe's event or a barrier's state; moving it stops one that has not parked yet, too. */
+/* A wait parks on a stripe's event, a barrier's state or the bell; moving it stops one that has not parked yet, too. */
 static void rouse(sst_seg *s) {
     uint32_t me = sst_me(s);
     for (uint32_t i = 0; me != 0 && i < SST_WAITERS_MAX; i++) {
@@ -76,9 +76,10 @@ static void rouse(sst_seg *s) {
             continue;
         }
         sst_stripe *st = sst_stripe_at(s, stripe - 1);
-        (void)sst_event_bump(st);
-        s->park->unpark(s, &st->event, 1);
+        sst_event_wake(s, st, sst_event_bump(st) | SST_WAKE_PARKED);
     }
+    if (me != 0)
+        sst_bell_nudge(s);
 }
 
 int sst_wake_self(sst_seg *s) {
@@ -95,7 +96,7 @@ int sst_leave(sst_seg *s) {
         return SST_ECLOSED;
     uint64_t until = sst_after(sst_now_ns(), PATIENCE_NS), nap = NAP_FIRST;
     /* SYNC last-out: acquire; pairs with the release in sst_end */
-    while (ld32_acquire(&s->users) != (SST_CLOSING | SST_LEAVER | 1)) {
+    while ((ld32_acquire(&s->users) & ~SST_LOST) != (SST_CLOSING | SST_LEAVER | 1)) {
         uint64_t now = sst_now_ns();
         if (now >= until)
             return SST_EBUSY;

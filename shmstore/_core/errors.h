@@ -27,7 +27,8 @@
     X(SST_EDEAD, "the segment is dead or unfinished")                                                                  \
     X(SST_ETOOBIG, "the value would pass the size limit")                                                              \
     X(SST_EBROKEN, "the barrier is broken")                                                                            \
-    X(SST_EPARTIES, "the barrier has other parties")
+    X(SST_EPARTIES, "the barrier has other parties")                                                                   \
+    X(SST_ELOST, "somebody else closed a descriptor of the segment")
 
 /* Keeps errno for sst_errno() and returns code. */
 int sst_fail_errno(int code);

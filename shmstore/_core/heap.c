@@ -3,10 +3,10 @@
  * A block is at each moment on a free list, on an inflight list, or in the table, never nowhere: it moves between the
  * first two under the undo record, between the last two by one store that the stripe's repair can tell. */
 #include "heap.h"
+#include "liveness.h"
 #include "segment.h"
 #include "sst.h"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define GROW_BYTES UINT64_C(1048576) /* the file grows in steps of this, where there is room */
@@ -36,15 +36,18 @@ uint32_t sst_heap_class(uint64_t payload) {
 
 void sst_look(sst_seg *s) {
     struct stat st;
-    if (s->map_fd < 0 || fstat(s->map_fd, &st) != 0 || st.st_size <= 0)
-        return;
-    uint64_t size = (uint64_t)st.st_size < s->capacity ? (uint64_t)st.st_size : s->capacity;
-    own_st64(&s->seen, size);
+    if (!sst_fd_stat(s, own_fd(&s->map_fd), &st)) {
+        (void)sst_lose(s); /* what is in hand ends well: the header alone is believed, and nothing looks corrupt */
+        own_st64(&s->seen, s->capacity);
+    } else if (st.st_size > 0) {
+        own_st64(&s->seen, (uint64_t)st.st_size < s->capacity ? (uint64_t)st.st_size : s->capacity);
+    }
 }
 
 /* Makes the first `need` bytes of the segment touchable. Killed between the file's growth and the store of size: the
  * file is longer than published, and the next growth allocates the same bytes again. A growth that signals or a full
- * file system cut short is published as far as it came: so the next one goes on, whatever ended this one. */
+ * file system cut short is published as far as it came: so the next one goes on, whatever ended this one. Whether it is
+ * our file that grows is looked at before, and again before its size is published. */
 static int grow(sst_seg *s, uint64_t need) {
     sst_header *h = sst_header_of(s);
     uint64_t size = ld64(&h->size), had = size;
@@ -53,7 +56,11 @@ static int grow(sst_seg *s, uint64_t need) {
     if (need > s->capacity)
         return SST_EFULL;
     uint64_t want = need + GROW_BYTES < s->capacity ? need + GROW_BYTES : s->capacity;
-    int r = sst_file_grow(s->map_fd, &size, (need + 4095) & ~UINT64_C(4095), want & ~UINT64_C(4095));
+    int r = sst_whole(s);
+    if (r == SST_OK)
+        r = sst_file_grow(own_fd(&s->map_fd), &size, (need + 4095) & ~UINT64_C(4095), want & ~UINT64_C(4095));
+    if (size > had && sst_whole(s) != SST_OK)
+        return SST_ELOST;
     if (size > had) {
         st64_release(&h->size,
                      size); /* SYNC publish-size: release; pairs with sst_limit: the bytes exist before they count */

@@ -8,6 +8,33 @@
 #error "Linux 3.15 or newer with _GNU_SOURCE is needed: open file description locks are a process's life here"
 #endif
 
+int sst_fd_stat(const sst_seg *s, int fd, struct stat *out) {
+    return fstat(fd, out) == 0 && (uint64_t)out->st_dev == s->dev && (uint64_t)out->st_ino == s->ino;
+}
+
+int sst_fd_ours(const sst_seg *s, int fd) {
+    struct stat st;
+    return sst_fd_stat(s, fd, &st);
+}
+
+int sst_lose(sst_seg *s) {
+    for (;;) {
+        uint32_t old = ld32(&s->users);
+        if ((old & SST_LOST) || own_cas32(&s->users, old, old | SST_LOST))
+            return SST_ELOST;
+    }
+}
+
+int sst_whole(sst_seg *s) {
+    int fd = own_fd(&s->lock_fd);
+    return sst_fd_ours(s, own_fd(&s->map_fd)) && (fd < 0 || sst_fd_ours(s, fd)) ? SST_OK : sst_lose(s);
+}
+
+void sst_fd_close(const sst_seg *s, int fd) {
+    if (sst_fd_ours(s, fd))
+        (void)close(fd);
+}
+
 static struct flock byte_of(uint32_t slot, short type) {
     struct flock f = {0};
     f.l_type = type;
@@ -17,12 +44,13 @@ static struct flock byte_of(uint32_t slot, short type) {
     return f;
 }
 
-int sst_byte_locked(int fd, uint32_t slot) {
+/* 1, 0; -1: it cannot be told. */
+static int ask(int fd, uint32_t slot) {
     struct flock f = byte_of(slot, F_WRLCK);
-    if (fcntl(fd, F_OFD_GETLK, &f) != 0)
-        return 1; /* cannot tell: never rob the living */
-    return f.l_type != F_UNLCK;
+    return fcntl(fd, F_OFD_GETLK, &f) != 0 ? -1 : f.l_type != F_UNLCK;
 }
+
+int sst_byte_locked(int fd, uint32_t slot) { return ask(fd, slot) != 0; /* cannot tell: never rob the living */ }
 
 int sst_byte_take(int fd, uint32_t slot) {
     struct flock f = byte_of(slot, F_WRLCK);
@@ -47,7 +75,12 @@ int sst_alive(sst_seg *s, uint32_t owner) {
     sst_peer_slot *p = sst_peer_at(s, slot);
     if (ld32_acquire(&p->gen) != SST_OWNER_GEN(owner)) /* SYNC peer-gen: acquire; pairs with the claim's release */
         return 0;
-    if (!sst_byte_locked(sst_life_fd(s), slot))
+    int fd = sst_life_fd(s), locked = ask(fd, slot);
+    if (locked < 1 && !sst_fd_ours(s, fd)) { /* that was another file's byte */
+        (void)sst_lose(s);
+        return 1;
+    }
+    if (locked == 0)
         return 0;
     return ld32_acquire(&p->gen) == SST_OWNER_GEN(owner); /* again: the slot may have changed hands in between */
 }

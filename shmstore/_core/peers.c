@@ -60,11 +60,20 @@ static int is_taken(const sst_peer_slot *p) {
     return state == SST_PEER_LIVE || state == SST_PEER_CLAIMING;
 }
 
-/* Another open of the file, for its locks; never by name, which may be gone. */
-static int open_again(const sst_seg *s) {
+/* Another open of the file, for its locks; never by name, which may be gone. SST_ELOST, SST_ESYS. */
+static int open_again(sst_seg *s) {
     char path[64];
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", s->map_fd);
-    return open(path, O_RDWR | O_CLOEXEC);
+    int was = own_fd(&s->map_fd);
+    if (!sst_fd_ours(s, was))
+        return sst_lose(s);
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", was);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return sst_fail_errno(SST_ESYS);
+    if (sst_fd_ours(s, fd))
+        return fd;
+    (void)close(fd); /* ours to close, and no open of our file: it changed hands in between */
+    return sst_lose(s);
 }
 
 /* The owner word of the slot, CLAIMING; 0: it is another's. */
@@ -82,7 +91,7 @@ static int find_slot(sst_seg *s, uint32_t *owner) {
     if (s->lock_fd < 0) {
         int fd = open_again(s);
         if (fd < 0)
-            return sst_fail_errno(SST_ESYS);
+            return fd;
         own_set_fd(&s->lock_fd, fd); /* whoever reads -1 asks through map_fd, as rightly */
     }
     for (int dead = 0; dead < 2; dead++) /* first slots that nobody has, then those of the dead */
@@ -94,13 +103,13 @@ static int find_slot(sst_seg *s, uint32_t *owner) {
 
 int sst_peer_claim(sst_seg *s) {
     uint32_t owner = ld32(&s->born);
-    if (owner != 0)
+    int r = sst_whole(s); /* no life without it: a forked child's byte went with its lock_fd */
+    if (r == SST_OK && owner != 0)
         st32(&sst_peer_at(s, SST_OWNER_SLOT(owner))->state, SST_PEER_CLAIMING);
-    else {
-        int r = find_slot(s, &owner);
-        if (r != SST_OK)
-            return r;
-    }
+    else if (r == SST_OK)
+        r = find_slot(s, &owner);
+    if (r != SST_OK)
+        return r;
     sst_peer_slot *p = sst_peer_at(s, SST_OWNER_SLOT(owner));
     introduce(p);
     if (ld32(&sst_header_of(s)->state) == SST_DEAD) { /* unlinked since the fork: nobody would hear this process */
@@ -141,20 +150,19 @@ void sst_peer_before_fork(sst_seg *s) {
     for (uint32_t slot = 0; slot < SST_PEERS_MAX && s->unborn == 0; slot++)
         s->unborn = lend_slot(s, fd, slot);
     if (s->unborn == 0)
-        (void)close(fd);
+        sst_fd_close(s, fd);
     else
         s->unborn_fd = fd;
 }
 
 void sst_peer_in_parent(sst_seg *s) {
     if (s->unborn != 0)
-        (void)close(s->unborn_fd);
+        sst_fd_close(s, s->unborn_fd);
     s->unborn = 0;
 }
 
 void sst_peer_in_child(sst_seg *s) {
-    if (s->lock_fd >= 0)
-        (void)close(s->lock_fd);
+    sst_fd_close(s, s->lock_fd);
     own_set_fd(&s->lock_fd, s->unborn ? s->unborn_fd : -1); /* no other thread is here */
     own_st32(&s->me, 0);
     own_st32(&s->born, s->unborn);
@@ -186,8 +194,11 @@ uint32_t sst_peer_state(sst_seg *s, int fd, uint32_t slot) {
     if (state == SST_PEER_FREE || state == SST_PEER_LEFT)
         return state;
     uint32_t me = sst_me(s), own = me ? me : ld32(&s->born);
-    if ((own == 0 || SST_OWNER_SLOT(own) != slot) && !sst_byte_locked(fd, slot))
-        return state == SST_PEER_FORKED ? SST_PEER_FREE : SST_PEER_DEAD;
+    if ((own == 0 || SST_OWNER_SLOT(own) != slot) && !sst_byte_locked(fd, slot)) {
+        if (sst_fd_ours(s, fd))
+            return state == SST_PEER_FORKED ? SST_PEER_FREE : SST_PEER_DEAD;
+        (void)sst_lose(s); /* another file's byte: it cannot be told, so nobody is called dead */
+    }
     return state == SST_PEER_CLAIMING ? SST_PEER_CLAIMING : SST_PEER_LIVE;
 }
 

@@ -116,6 +116,9 @@ static uint32_t usable_cpus(void) {
 }
 
 static int view_new(int map_fd, int lock_fd, uint64_t capacity, int readonly, sst_seg **out) {
+    struct stat st;
+    if (fstat(map_fd, &st) != 0)
+        return sst_fail_errno(SST_ESYS);
     sst_seg *s = calloc(1, sizeof *s);
     if (s == NULL)
         return sst_fail_with(SST_ESYS, ENOMEM);
@@ -126,6 +129,8 @@ static int view_new(int map_fd, int lock_fd, uint64_t capacity, int readonly, ss
     }
     s->base = base;
     s->capacity = capacity;
+    s->dev = (uint64_t)st.st_dev;
+    s->ino = (uint64_t)st.st_ino;
     s->map_fd = map_fd;
     s->lock_fd = lock_fd;
     s->readonly = (uint32_t)readonly;
@@ -303,24 +308,24 @@ void sst_publish(sst_seg *s) {
 }
 
 /* -- calls in flight, close --------------------------------------------------------------------------------------------- */
-/* Once CLOSING stands, nobody adds to the count any more, so it reaches zero once. */
-static int count_in(sst_seg *s, uint32_t bits) {
+/* Once CLOSING stands, nobody adds to the count any more, so it reaches zero once. shut: the bits that refuse. */
+static int count_in(sst_seg *s, uint32_t bits, uint32_t shut) {
     for (;;) {
         uint32_t old = ld32(&s->users);
-        if (old & SST_CLOSING)
-            return SST_ECLOSED;
+        if (old & shut)
+            return old & SST_CLOSING ? SST_ECLOSED : SST_ELOST;
         if (own_cas32(&s->users, old, (old | bits) + 1))
             return SST_OK;
     }
 }
 
-int sst_begin(sst_seg *s) { return s ? count_in(s, 0) : SST_ECLOSED; }
+int sst_begin(sst_seg *s) { return s ? count_in(s, 0, SST_CLOSING | SST_LOST) : SST_ECLOSED; }
 
-int sst_begin_closing(sst_seg *s, uint32_t leaver) { return count_in(s, SST_CLOSING | leaver); }
+int sst_begin_closing(sst_seg *s, uint32_t leaver) { return count_in(s, SST_CLOSING | leaver, SST_CLOSING); }
 
 void sst_end(sst_seg *s) {
     /* SYNC last-out: release and acquire; what each call did in the segment comes before the byte is free */
-    if (own_add32(&s->users, UINT32_MAX) != (SST_CLOSING | 1))
+    if ((own_add32(&s->users, UINT32_MAX) & ~SST_LOST) != (SST_CLOSING | 1))
         return;
     sst_give_back(s);
     sst_view_end(s);
@@ -328,13 +333,13 @@ void sst_end(sst_seg *s) {
 
 void sst_give_back(sst_seg *s) {
     (void)pthread_mutex_lock(&s->join); /* a fork finds the slot here or gone */
-    if (sst_me(s) != 0) {
+    if (sst_me(s) != 0 && sst_fd_ours(s, s->lock_fd)) {
         sst_waiter_reap(s, SST_OWNER_SLOT(sst_me(s)), 0);
         sst_peer_leave(s);
     }
+    own_st32(&s->me, 0);
     own_st32(&s->born, 0); /* closing the open file frees the byte of a slot that was never claimed */
-    if (s->lock_fd >= 0)
-        (void)close(s->lock_fd);
+    sst_fd_close(s, s->lock_fd);
     own_set_fd(&s->lock_fd, -1); /* SYNC left: release; all of the above is done */
     (void)pthread_mutex_unlock(&s->join);
 }

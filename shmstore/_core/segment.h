@@ -15,12 +15,13 @@ void sst_publish(sst_seg *s);
 /* Gives the file behind fd real bytes from *size, a multiple of 4096, up to `most`, or to `least` at least. *size says
  * how far it came, whatever the answer: SST_OK, SST_ENOSPC, SST_ESYS; SST_EINTR: not even one page came through. */
 int sst_file_grow(int fd, uint64_t *size, uint64_t least, uint64_t most);
-/* Every verb stands between these two. SST_ECLOSED: it may not begin. */
+/* Every verb stands between these two. SST_ECLOSED, SST_ELOST: it may not begin. */
 int sst_begin(sst_seg *s);
 void sst_end(sst_seg *s);
 /* The last call to begin: the closer's own. leaver: SST_LEAVER or 0. Ends with sst_end. SST_ECLOSED: somebody was first. */
 int sst_begin_closing(sst_seg *s, uint32_t leaver);
-/* The waiter slots free, the peer slot LEFT, lock_fd closed; twice is once. No other thread may be in a call. */
+/* The waiter slots free, the peer slot LEFT, lock_fd closed; twice is once. No other thread may be in a call. Whose
+ * lock_fd is lost is dead already, and its slot may be another's: it closes and stores nothing. */
 void sst_give_back(sst_seg *s);
 
 #endif

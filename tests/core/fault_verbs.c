@@ -6,124 +6,21 @@
  *   - find each key as it was before the verb or as it is after it, never between (multi_set: each key for itself),
  *   - and sst_verify finds nothing.
  * Then the next one is killed in the middle of the repair, and the one after it in the repair of that. */
-#include "scenarios.h"
+#include "judge.h"
 
 #include <inttypes.h>
 
-/* -- what a segment holds, as text: one for each key, compared each for itself ------------------------------------- */
-enum { KEYS = 5, WATCHED = KEYS + 1 };
-typedef struct {
-    char of[WATCHED][BIG + 200];
-} state;
 static state before, after, found;
-
-static void read_value(sst_seg *s, const char *key, char *to) {
-    static char buf[BIG + 100];
-    size_t len = 0;
-    int r = sst_get(s, SST_USER, key, strlen(key), buf, sizeof buf, &len, in_ms(10000), 0);
-    CHECK(r == SST_OK || r == SST_ENOENT);
-    if (r == SST_OK) {
-        to[0] = '=';
-        memcpy(to + 1, buf, len);
-        to[len + 1] = 0;
-    } else {
-        (void)strcpy(to, "absent");
-    }
-}
-
-/* Empties the queue to read it. */
-static void read_state(sst_seg *s, state *st) {
-    static const char *const keys[] = {KEY, OTHER, THIRD};
-    sst_waiter_release(s, &standing); /* else the last item is kept for it */
-    memset(st, 0, sizeof *st);
-    for (int i = 0; i < KEYS; i++)
-        read_value(s, i < 3 ? keys[i] : neighbour(s, i - 3), st->of[i]);
-    static char text[BIG + 1];
-    for (int64_t n = queue_len(s, KEY); n > 0; n--) {
-        CHECK_IS(pop(s, KEY, text, sizeof text), SST_OK);
-        (void)strcat(strcat(st->of[KEYS], text), ";");
-    }
-    CHECK_IS(pop(s, KEY, text, sizeof text), SST_ENOENT);
-}
-
-/* Each verb on the same key once, within a deadline. */
-static void go_on(sst_seg *s) {
-    static char text[BIG + 1];
-    CHECK_IS(put(s, KEY, "7"), SST_OK);
-    CHECK_IS(plus(s, KEY, 3, &sum), SST_OK);
-    CHECK_IS(sum, 10);
-    CHECK_IS(append(s, KEY, "!"), SST_OK);
-    CHECK(holds(s, KEY, "10!"));
-    CHECK_IS(push(s, KEY, "mine"), SST_OK);
-    for (int64_t n = queue_len(s, KEY); n > 0; n--) /* mine is the last one */
-        CHECK_IS(pop(s, KEY, text, sizeof text), SST_OK);
-    CHECK(strcmp(text, "mine") == 0);
-    CHECK_IS(put(s, KEY, big), SST_OK);
-    CHECK_IS(drop(s, KEY), 1);
-    CHECK_IS(here(s, KEY), 0);
-}
-
-/* Takes every lock that a scenario may die with, and gives it back: what it stores is the repair, and a few stores for
- * each lock. */
-static void mend(sst_seg *s) {
-    static const char *const keys[] = {KEY, OTHER, THIRD};
-    for (int i = 0; i < 3; i++) {
-        sst_key k;
-        CHECK_IS(sst_key_make(s, SST_USER, keys[i], strlen(keys[i]), &k), SST_OK);
-        CHECK_IS(sst_enter(s, k.stripe, soon(), 0), SST_OK);
-        sst_exit(s, k.stripe, 0);
-    }
-    CHECK_IS(sst_heap_enter(s, soon(), 0), SST_OK);
-    sst_heap_exit(s);
-}
-
-/* 1: killed at its n-th store; 0: it came through. n 0: never killed. */
-static int child(const twin *t, const scenario *sc, uint64_t n, uint64_t *stores) {
-    victim v = victim_start(t->fd, sc, n);
-    victim_go(&v);
-    return victim_end(&v, stores);
-}
-
-static int same_or(const char *is, const char *one, const char *two) {
-    return strcmp(is, one) == 0 || strcmp(is, two) == 0;
-}
 
 static void judge(twin *t, const scenario *sc, uint64_t turn) {
     if (turn % 2) /* whoever comes first repairs: sometimes verify, sometimes a verb */
         clean(t->b);
     read_state(t->a, &found);
-    for (int i = 0; i < WATCHED; i++)
-        if (!same_or(found.of[i], before.of[i], after.of[i])) {
-            (void)fprintf(stderr, "%s: key %d is '%.40s', was '%.40s', would be '%.40s'\n", sc->name, i, found.of[i],
-                          before.of[i], after.of[i]);
-            CHECK(0);
-        }
+    one_of(sc->name, &found, (const state *const[]){&before, &after}, 2);
     clean(t->b);
     go_on(t->b);
     go_on(t->a);
     twin_shut(t);
-}
-
-/* The dead slot is the only one left: its next owner inherits what the dead still held, before anybody repairs. */
-static void inherit(twin *t) {
-    int block = open_again(t->fd);
-    sst_peer peers[8];
-    int n = sst_peers(t->a, peers, 8), dead = -1;
-    for (int i = 0; i < n; i++)
-        if (peers[i].state == SST_PEER_DEAD)
-            dead = (int)peers[i].slot;
-    if (dead >= 0) {
-        for (uint32_t slot = 0; slot < SST_PEERS_MAX; slot++)
-            if ((int)slot != dead)
-                (void)sst_byte_take(block, slot);
-        sst_seg *heir = attach(t->fd);
-        uint32_t slot = 0, gen = 0;
-        CHECK_IS(sst_self(heir, &slot, &gen), SST_OK);
-        CHECK_IS(slot, dead);
-        CHECK_IS(gen, 2);
-        let_go(heir);
-    }
-    (void)close(block);
 }
 
 /* Where we are, for whoever reads a failure. */

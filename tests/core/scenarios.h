@@ -156,6 +156,43 @@ static void key_and_queue(sst_seg *s) {
     two_items(s);
 }
 
+/* A free block for a value of SPARE bytes, none for an entry, and the file is used up: who may not let it grow has the
+ * first in hand when it is told that there is no second. */
+enum { SPARE = 200 };
+static void one_block_and_no_more(sst_seg *s) {
+    static const char key[] = "its entry is of a larger class than that of KEY";
+    char name[16];
+    int r = sst_set(s, SST_USER, key, sizeof key, big, SPARE, soon(), 0);
+    for (int i = 0; r == SST_OK; i++) {
+        (void)snprintf(name, sizeof name, "f%d", i);
+        r = sst_set(s, SST_USER, name, strlen(name), "", 0, 0, SST_TRY);
+    }
+    CHECK_IS(r, SST_EAGAIN);
+    CHECK_IS(sst_delete(s, SST_USER, key, sizeof key, soon(), 0), 1);
+}
+/* Somebody ends without a word who holds KEY's stripe, or another one and the heap. */
+static void die_with(sst_seg *s, int what, const char *key) {
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0)
+        _exit(sst_test_hold(s, what, key, strlen(key)) == SST_OK ? 0 : 1);
+    int status = 0;
+    CHECK_IS(waitpid(pid, &status, 0), pid);
+    CHECK_IS(status, 0);
+}
+static void a_deads_stripe(sst_seg *s) {
+    both_blocks(s);
+    die_with(s, 0, KEY);
+}
+static void a_deads_heap(sst_seg *s) {
+    both_blocks(s);
+    die_with(s, 1, OTHER);
+}
+static void a_deads_heap_and_large(sst_seg *s) {
+    large(s);
+    die_with(s, 1, OTHER);
+}
+
 static void set_small(sst_seg *s) { CHECK_IS(put(s, KEY, "after"), SST_OK); }
 static void set_large(sst_seg *s) { CHECK_IS(put(s, KEY, big), SST_OK); }
 static void set_empty(sst_seg *s) { CHECK_IS(put(s, KEY, ""), SST_OK); }
@@ -280,6 +317,37 @@ static void rank_in_out(sst_seg *s) {
 }
 static void leave(sst_seg *s) { CHECK_IS(sst_leave(s), SST_OK); }
 
+/* -- with SST_TRY, as the doors call: done at once, or declined -------------------------------------------------------- */
+static void try_set_as(sst_seg *s, size_t len, int result) {
+    CHECK_IS(sst_set(s, SST_USER, KEY, 1, big, len, 0, SST_TRY), result);
+}
+static void try_set(sst_seg *s) { try_set_as(s, 5, SST_OK); }
+static void try_set_empty(sst_seg *s) { try_set_as(s, 0, SST_OK); }
+static void try_set_refused(sst_seg *s) { try_set_as(s, 5, SST_EAGAIN); }
+static void try_set_spare(sst_seg *s) { try_set_as(s, SPARE, SST_EAGAIN); }
+static void try_set_large(sst_seg *s) { try_set_as(s, 60000, SST_OK); }
+static void try_set_beyond(sst_seg *s) { try_set_as(s, SST_TRY_COPY, SST_EAGAIN); }
+static void try_add(sst_seg *s) { CHECK_IS(sst_add(s, SST_USER, KEY, 1, 1, &sum, 0, SST_TRY), SST_OK); }
+static void try_append_as(sst_seg *s, size_t len, int result) {
+    CHECK_IS(sst_append(s, SST_USER, KEY, 1, big, len, 0, SST_TRY), result);
+}
+static void try_append(sst_seg *s) { try_append_as(s, 2, SST_OK); }
+static void try_append_moved(sst_seg *s) { try_append_as(s, 400, SST_OK); }
+static void try_append_beyond(sst_seg *s) { try_append_as(s, 60000, SST_EAGAIN); }
+static void try_swap_as(sst_seg *s, const char *expected, size_t len, int result) {
+    CHECK_IS(sst_compare_set(s, SST_USER, KEY, 1, expected, strlen(expected), big, len, answer, sizeof answer,
+                             &answer_len, 0, SST_TRY),
+             result);
+}
+static void try_swap(sst_seg *s) { try_swap_as(s, "before", 7, SST_OK); }
+static void try_swap_spare(sst_seg *s) { try_swap_as(s, "", SPARE, SST_EAGAIN); }
+static void try_delete(sst_seg *s) { CHECK_IS(sst_delete(s, SST_USER, KEY, 1, 0, SST_TRY), 1); }
+static void try_push_as(sst_seg *s, size_t len, int result) {
+    CHECK_IS(sst_queue_push(s, SST_USER, KEY, 1, big, len, 0, SST_TRY), result);
+}
+static void try_push(sst_seg *s) { try_push_as(s, 6, SST_OK); }
+static void try_push_spare(sst_seg *s) { try_push_as(s, SPARE, SST_EAGAIN); }
+
 static const scenario scenarios[] = {
     {"attach", small, nothing, 1, MIB * 2, NULL, NOBODY},
     {"leave", small, leave, 0, MIB * 2, NULL, NOBODY},
@@ -336,6 +404,29 @@ static const scenario scenarios[] = {
     {"set, in a larger free block", no_room_but_one, set_in_larger, 0, MIB * 2, NULL, NOBODY},
     {"rank register", small, rank_in, 0, MIB * 2, NULL, NOBODY},
     {"rank register, leave", small, rank_in_out, 0, MIB * 2, NULL, NOBODY},
+    {"try: set new", nothing, try_set, 0, MIB * 2, NULL, FOR_KEY},
+    {"try: set second block", small, try_set, 0, MIB * 2, NULL, NOBODY},
+    {"try: set in place", both_blocks, try_set, 0, MIB * 2, NULL, NOBODY},
+    {"try: set in place, large", large_twice, try_set_large, 0, MIB * 4, NULL, NOBODY},
+    {"try: set shrink", large, try_set, 0, MIB * 4, NULL, NOBODY},
+    {"try: set over counter", counter, try_set, 0, MIB * 2, NULL, NOBODY},
+    {"try: add new", nothing, try_add, 0, MIB * 2, NULL, FOR_KEY},
+    {"try: add counter", counter, try_add, 0, MIB * 2, NULL, NOBODY},
+    {"try: add, a large spare block", large_number, try_add, 0, MIB * 4, NULL, NOBODY},
+    {"try: append in place", roomy, try_append, 0, MIB * 2, NULL, NOBODY},
+    {"try: append moved", both_blocks, try_append_moved, 0, MIB * 2, NULL, NOBODY},
+    {"try: compare_set swap", small, try_swap, 0, MIB * 2, NULL, NOBODY},
+    {"try: delete", both_blocks, try_delete, 0, MIB * 2, NULL, NOBODY},
+    {"try: push new", nothing, try_push, 0, MIB * 2, NULL, IN_LINE},
+    {"declined: set, file would grow", both_blocks, try_set_beyond, 0, MIB * 4, NULL, NOBODY},
+    {"declined: append, it would grow", both_blocks, try_append_beyond, 0, MIB * 4, NULL, NOBODY},
+    {"declined: set, block in hand", one_block_and_no_more, try_set_spare, 0, MIB * 2, NULL, NOBODY},
+    {"declined: compare_set, in hand", one_block_and_no_more, try_swap_spare, 0, MIB * 2, NULL, NOBODY},
+    {"declined: push, block in hand", one_block_and_no_more, try_push_spare, 0, MIB * 2, NULL, NOBODY},
+    {"declined: set, a dead's stripe", a_deads_stripe, try_set_refused, 0, MIB * 2, NULL, NOBODY},
+    {"declined: set, a dead's heap", a_deads_heap_and_large, try_set_refused, 0, MIB * 4, NULL, NOBODY},
+    {"try: set empty, a dead's heap", a_deads_heap_and_large, try_set_empty, 0, MIB * 4, NULL, NOBODY},
+    {"try: delete, a dead's heap", a_deads_heap, try_delete, 0, MIB * 2, NULL, NOBODY},
 };
 
 /* From one kill to the next: each store. Under AddressSanitizer, which makes a fork slow, each third in the short form. */

@@ -3,8 +3,9 @@
 A heuristic over the text. In each function it finds the names that point into the segment: pointers to the structs of
 layout.h, what comes from the functions that return such a pointer (or stand in view.h and return any), and what is
 assigned from those. A plain store through one of them is found, a byte copy to one, and atomic builtins outside
-atomics.h. What it cannot see is a bare ``uint32_t *`` parameter, which may point anywhere. The examples at the end say
-what it does see: a test that finds nothing must be able to find something.
+atomics.h. A bare ``uint32_t *`` or ``char *`` may point anywhere: a store through one counts as one into the segment,
+unless PRIVATE lists the function and the name. The examples at the end say what it does see: a test that finds nothing
+must be able to find something.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from sources import C_FILES, functions, without_comments
 
 TEXTS = {path.name: without_comments(path.read_text(encoding="utf-8")) for path in C_FILES}
 STRUCTS = re.findall(r"^\}\s*(sst_\w+);", TEXTS["layout.h"], re.MULTILINE)
+STRUCTS += [
+    new for text in TEXTS.values() for old, new in re.findall(r"\btypedef (\w+) (\w+);", text) if old in STRUCTS
+]
 ANY_STRUCT = "|".join(STRUCTS)
 OTHERS = [path for path in C_FILES if path.name != "atomics.h"]
 STORING = re.compile(
@@ -23,7 +27,7 @@ STORING = re.compile(
 )
 BUILTIN = re.compile(r"\b__(?:atomic|sync)_\w+|\bstdatomic\.h|\b_Atomic\b|\batomic_\w+\s*\(|\b(?:__asm__|__asm|asm)\b")
 # What looks like a store into the segment and is none, with the reason.
-PRIVATE = {
+COPIES = {
     ("segment.c", "memset(h"),  # read_header(): h is a copy of the header on its caller's stack
     ("segment.c", "pread(fd, h"),  # the same
 }
@@ -32,7 +36,7 @@ PARENS = r"\((?:[^()]|\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))*\)"
 ASSIGN = r"\s*(?:(?:[-+*/|&^%]|<<|>>)?=(?!=)|\+\+|--)"
 TAIL = r"(?:\s*(?:->|\.)\s*\w+|\s*\[(?:[^\[\]]|\[[^\[\]]*\])*\])"
 THROUGH = rf"(?=\s*(?:->|\[)){TAIL}+"
-CASTS = r"(?:\(\s*(?:const\s+)?\w+\s*\*\s*\)\s*)"
+CASTS = r"(?:\(\s*(?:(?:const|volatile)\s+)*\w+\s*\*\s*\)\s*)"
 LOAD = re.compile(rf"\b(?:ld\d+(?:_acquire)?|sizeof|sst_same|sst_\w+_of_\w+)\s*{PARENS}")
 FIRST = (
     r"memcpy|memmove|memset|mempcpy|str(?:n)?cpy|stpcpy|str(?:n)?cat|v?sn?printf|(?:explicit_)?bzero|getrandom|fread"
@@ -118,15 +122,152 @@ def test_atomic_builtins_stand_in_atomics_h(path) -> None:
     assert not BUILTIN.search(TEXTS[path.name])
 
 
+# -- through pointers that do not say where they point -----------------------------------------------------------------
+
+SCALAR = (
+    r"(?:u?int(?:8|16|32|64|ptr)?(?:_t)?|unsigned(?:\s+(?:char|int|long))?|(?:signed\s+)?char|long|size_t|ssize_t|void)"
+)
+
+
+def bare_pointers(code: str) -> set[str]:
+    """Parameters and variables of a function that point to a plain number, to bytes, or to anything."""
+    names: set[str] = set()
+    for first, more in re.findall(
+        rf"\b{SCALAR}\s*\*+\s*(?:const\s+|restrict\s+)*(\w+)(?=([^;(){{}}]*))", code
+    ):  # uint32_t *a, *b
+        names |= {first, *re.findall(r",\s*\*+\s*(\w+)", more)}
+    return names
+
+
+def bare_stores(code: str) -> list[tuple[int, str, str]]:
+    """Where a function stores through such a pointer, or through a member that may be one: place, text, name."""
+    names = "|".join(sorted(bare_pointers(code))) or "(?!)"
+    member = r"\w+(?:\s*\[[^\[\]]*\])?\s*(?:->|\.)\s*\w+"
+    spot = rf"(?P<name>{member}|(?<![.>\w])(?:{names})\b)"
+    lvalues = [
+        rf"(?<![\w)\]])(?<![\w)\]]\s)\*+\s*{CASTS}*\(?\s*{spot}\s*(?:\+\+|--)?\s*\)?{ASSIGN}",  # *word =, *p++ =
+        rf"(?<![.>\w])(?P<name>(?:{names}))\s*\[(?:[^\[\]]|\[[^\[\]]*\])*\]{ASSIGN}",  # word[1] = ...
+        rf"\*\s*{CASTS}+\(\s*&?\s*{spot}[^;=,()]*\){ASSIGN}",  # *(uint64_t *)(to + i) = ...
+        rf"(?:\+\+|--)\s*\(?\s*\*\s*{spot}",  # ++*word
+        rf"\(\s*\*\s*{spot}\s*\)\s*(?:\+\+|--|[-+|&^]?=(?!=))",  # (*word)++
+        rf"\b(?:{FIRST})\s*\(\s*{CASTS}*\(?\s*{spot}",
+        rf"\b(?:{SECOND})\s*\(\s*[^,;]*,\s*{CASTS}*\(?\s*{spot}",
+    ]
+    return [
+        (match.start(), match.group().strip(), re.sub(r"\s", "", match["name"]))
+        for lvalue in lvalues
+        for match in re.finditer(lvalue, code)
+        if not is_declaration(code, match.start())
+    ]
+
+
+def function_name(code: str) -> str:
+    """Whose body a piece of ``functions`` is."""
+    names = re.findall(r"^[A-Za-z_][\w\s*]*?\b(\w+)\([^;]*?\)\s*\{", code, re.MULTILINE)
+    return names[-1] if names else ""
+
+
+# Names through which a function stores, and not into the segment: what its caller gave it to fill, or a variable of its
+# own. Before a name comes in here: does every caller pass memory of its own process?
+PRIVATE: dict[str, dict[str, str]] = {
+    "answers.c": {"said": "at", "answer_queue_pop": "at", "set_space": "klens", "list_space": "n list->at"},
+    "attach.c": {"sst_self": "slot gen"},
+    "barrier.c": {"place": "word"},
+    "breaks.c": {"some": "stripe from", "free_one": "cls"},
+    "conn.c": {"sst_buf_room": "at b->at", "sst_conn_say": "out->at"},
+    "guard.h": {"sst_read_begin": "seq"},
+    "heap.c": {"take_free": "ref", "sst_heap_take": "ref"},
+    "ops.c": {
+        "sst_op_new_value": "ref",
+        "parse": "n",
+        "sst_op_number": "n",
+        "sst_op_add": "value",
+        "answer": "len",
+        "look": "rd->len rd->buf",
+    },
+    "ops_many.c": {"fold": "bucket", "sst_num_keys": "n", "list_one": "to->buf", "sst_list_keys": "used cursor"},
+    "ops_queue.c": {"take_first": "len", "pop_once": "value", "sst_queue_len": "n"},
+    "ops_wait.c": {"sst_waiter_release": "waiter", "barrier_look": "count arrived value"},
+    "peers.c": {"find_slot": "owner", "sst_holder": "slot pid"},
+    "queue.c": {"sst_queue_first": "ref len", "sst_queue_walk": "count last"},
+    "segment.c": {"read_header": "bytes", "sst_file_grow": "size"},
+    "server.c": {"shut_fd": "fd", "receive": "in->at"},
+    "table.c": {"sst_decimal": "text"},
+    "verify.c": {
+        "broke": "w->report",
+        "walk_blocks": "m",
+        "walk_free": "m",
+        "walk_inflight": "m",
+        "reach": "m",
+        "sst_walk": "report",
+        "sst_walk_locks": "report",
+    },
+    "waiter.c": {"sst_waiter_claim": "waiter", "sst_waiter_free": "waiter"},
+    "wants.c": {"sst_wants_add": "copy", "sst_wants_meet": "copy"},
+}
+
+
+def sees_the_segment(file: str) -> bool:
+    """Whether a file includes layout.h, itself or through others: who does not has no pointer into the segment."""
+    seen, todo = set(), [file]
+    while todo:
+        name = todo.pop()
+        if name in TEXTS and name not in seen:
+            seen.add(name)
+            todo += re.findall(r'^\s*#\s*include\s*"([\w.]+)"', TEXTS[name], re.MULTILINE)
+    return "layout.h" in seen
+
+
+def hidden_stores(file: str, text: str) -> list[str]:
+    """Each plain store into the segment in a file of the core: where, in which function, what."""
+    found = []
+    for start, code in functions(text):
+        name = function_name(code)
+        stores = [(at, what) for at, what in plain_stores(code) if (file, what) not in COPIES]
+        if name and sees_the_segment(file):
+            own = PRIVATE.get(file, {}).get(name, "").split()
+            stores += [(at, what) for at, what, through in bare_stores(code) if through not in own]
+        found += [f"{file}:{start + code[:at].count(chr(10))}: {name}(): {what}" for at, what in stores]
+    return found
+
+
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.name)
 def test_no_plain_store_into_the_segment(path) -> None:
-    found = [
-        f"{path.name}:{start + code[:at].count(chr(10))}: {text}"
-        for start, code in functions(TEXTS[path.name])
-        for at, text in plain_stores(code)
-        if (path.name, text) not in PRIVATE
-    ]
-    assert not found
+    """Store through atomics.h; or, where it is no store into the segment, say so in PRIVATE."""
+    assert hidden_stores(path.name, TEXTS[path.name]) == []
+
+
+def test_what_is_private_is_still_stored_to() -> None:
+    listed = {(file, name, own) for file, names in PRIVATE.items() for name in names for own in names[name].split()}
+    stored = {
+        (file, function_name(code), through)
+        for file in PRIVATE
+        for _, code in functions(TEXTS.get(file, ""))
+        for _, _, through in bare_stores(code)
+    }
+    assert not listed - stored, "these may go from PRIVATE"
+
+
+# A word through a bare pointer, a member, an alias: each put into a copy of the core's text.
+BYPASSES_BARE = [
+    ("lock.c", "if (xchg32_release(word, 0) & SST_WAITERS)", "uint32_t was = *word; *word = 0; if (was & SST_WAITERS)"),
+    ("guard.c", "st32_release(word, owner);", "*word = owner;"),
+    ("guard.c", "st32_release(word, owner);", "word[0] = owner;"),
+    ("guard.c", "st32_release(word, owner);", "memcpy(word, &owner, sizeof owner);"),
+    ("guard.c", "st32_release(word, owner);", "*(volatile uint32_t *)word = owner;"),
+    ("waiter.c", "st64(&w->ticket, 0);", "w->ticket = 0;"),
+    ("recover.c", "st32(from, ld32(&b->link));", "*from = ld32(&b->link);"),
+    ("ops.c", "st32(from, ref);", "*from = ref;"),
+    ("ops.c", "sst_copy_in(to, val, len);", "memcpy(to, val, len);"),
+    ("barrier.c", "st64(&p->probe_ns, 0);", "p->probe_ns = 0;"),
+]
+
+
+@pytest.mark.parametrize(("file", "sound", "bypass"), BYPASSES_BARE)
+def test_a_bypass_in_the_core_is_found(file: str, sound: str, bypass: str) -> None:
+    text = TEXTS[file]
+    assert sound in text
+    assert hidden_stores(file, text.replace(sound, bypass, 1))
 
 
 BYPASSING = [
