@@ -33,6 +33,7 @@ from shmstore.errors import (
 from shmstore.prefix import PrefixStore
 from shmstore.shm import HashStore, Peer, ShmStore
 from shmstore.store import Capabilities, Store
+from shmstore.tcp.client import TCPStore
 
 __all__ = [
     "Barrier",
@@ -55,6 +56,7 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "StoreTimeoutError",
+    "TCPStore",
     "checkpoint",
     "elastic",
     "log",

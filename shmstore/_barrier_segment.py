@@ -215,7 +215,7 @@ class SegmentBarrier(Barrier):
         by_slot.update({peer.slot: peer for peer in people if peer.rank is None})
         return [Missing(rank, self._state_of(seats[rank], by_rank, by_slot)) for rank in ranks]
 
-    def _state_of(self, seat: CData, by_rank: dict[int | None, Peer], by_slot: dict[int, Peer]) -> str:
+    def _state_of(self, seat: CData, by_rank: dict[int, Peer], by_slot: dict[int, Peer]) -> str:
         if seat.state == lib.SST_SEAT_UNKNOWN:
             return "never attached" if seat.rank else "never came to this barrier"
         if seat.state == lib.SST_SEAT_ARRIVED:

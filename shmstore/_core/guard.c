@@ -37,9 +37,9 @@ static void leave_to(sst_seg *s, uint32_t *word, uint32_t owner) {
 static void close_stripe(sst_seg *s, sst_stripe *st) {
     if (!(ld32(&st->seq) & 1))
         sst_write_begin(st); /* for good: readers without the lock go to it, and hear */
-    (void)sst_event_bump(st);
+    int wake = sst_event_bump(st);
     leave_to(s, &st->lock, SST_LOCK_CORRUPT);
-    s->park->unpark(s, &st->event, 1); /* who waits for a key looks again, and hears, too */
+    sst_event_wake(s, st, wake | SST_WAKE_PARKED); /* who waits for a key looks again, and hears, too */
 }
 
 static int repair_heap(sst_seg *s) {
@@ -65,8 +65,8 @@ static int repair_stripe(sst_seg *s, uint32_t stripe, uint64_t deadline_ns) {
         sst_heap_exit(s);
     }
     if (r == SST_OK) {
-        (void)sst_event_bump(st);
-        s->park->unpark(s, &st->event, 1); /* the dead may have bumped and not woken */
+        sst_event_wake(s, st, sst_event_bump(st) | SST_WAKE_PARKED | SST_WAKE_BELL); /* the dead may have bumped and
+                                                                                        not woken */
     } else if (r == SST_ECORRUPT) {
         close_stripe(s, st);
     } else {
@@ -105,7 +105,7 @@ void sst_exit(sst_seg *s, uint32_t stripe, int wake) {
     }
     sst_unlock(s, &st->lock);
     if (wake)
-        s->park->unpark(s, &st->event, 1);
+        sst_event_wake(s, st, wake);
 }
 
 int sst_block_new(sst_seg *s, uint32_t stripe, uint64_t payload, uint64_t deadline_ns, uint32_t flags, uint32_t *ref) {

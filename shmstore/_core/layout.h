@@ -24,10 +24,11 @@
 #include <stdint.h>
 
 #define SST_MAGIC        UINT64_C(0x45524f54534d4853) /* "SHMSTORE" in memory */
-#define SST_MEANING      4u                         /* raise it when a field keeps its size and changes its meaning */
+#define SST_MEANING      5u                         /* raise it when a field keeps its size and changes its meaning */
 #define SST_STRIPES      256u
 #define SST_CLASSES      75u
 #define SST_SPANS        256u
+#define SST_BELL_AT      4032u /* bytes into the heap's page */
 #define SST_CAPACITY_MAX (UINT64_C(1) << 36) /* 32-bit refs of 16 bytes */
 
 /* Lock and owner words (32 bits): who holds something.
@@ -80,8 +81,23 @@ typedef struct {
     uint64_t brk_after; /* cut: brk afterwards */
     uint32_t free[SST_CLASSES];
     uint32_t spans[SST_SPANS]; /* guard: atomic, only grows. How far from its home a waiter was ever placed */
-    uint32_t pad2[(4096 - 56 - 4 * SST_CLASSES - 4 * SST_SPANS) / 4];
+    uint32_t pad2[(SST_BELL_AT - 56 - 4 * SST_CLASSES - 4 * SST_SPANS) / 4];
+    uint32_t bell; /* guard: atomic; nothing of the heap's, but a cache line of its own. Argument: event.h */
+    uint32_t pad3[(4096 - SST_BELL_AT - 4) / 4];
 } sst_heap;
+
+/* The bell, on which servers of the segment park: count << 11 | who.
+ *
+ *   who             means                                               next, by whom
+ *   0               no bell thread is parked                            slot + 1, by CAS of that process's bell thread
+ *   slot + 1        that process's may be                               0 by a ringer, who then wakes all; MANY
+ *   MANY            those of several processes may be                   0 by a ringer, who then wakes all
+ *   count           moves whenever who becomes 0, so that a bell thread that has not parked yet does not
+ *
+ * It is legal for who to name one that is not parked, or dead: that costs one wake of nobody. */
+#define SST_BELL_WHO  0x7ffu
+#define SST_BELL_MANY 0x7ffu
+#define SST_BELL_ONE  0x800u
 
 enum { SST_HEAP_TAKE = 1, SST_HEAP_CUT = 2, SST_HEAP_GIVE = 3 };
 
@@ -188,7 +204,8 @@ typedef struct {
  *
  * event = count << 2 | FORWARD << 1 | WAITERS
  *   WAITERS  set by a waiter before it looks; cleared by the setter that wakes all. Legal to be set for nobody.
- *   FORWARD  a server wants the bell too (kept by every bump; nobody sets it yet).
+ *   FORWARD  set by a server before it looks; taken off by the setter, who then rings the bell. Legal to be set for
+ *            nobody: that costs one ring.
  *   count    moves with every creation and push; a waiter parks on the whole word. */
 typedef struct {
     uint32_t lock; /* owner word */
@@ -278,6 +295,8 @@ static_assert(offsetof(sst_header, magic) == 0 && offsetof(sst_header, layout_id
 static_assert(offsetof(sst_header, size) == 32 && offsetof(sst_header, state) == 40, "header words");
 static_assert(sizeof(sst_heap) == 4096, "heap");
 static_assert(offsetof(sst_heap, brk) == 8 && offsetof(sst_heap, free) == 56, "heap words");
+static_assert(offsetof(sst_heap, bell) == SST_BELL_AT && SST_BELL_AT % 64 == 0, "bell");
+static_assert(SST_PEERS_MAX < SST_BELL_MANY, "a bell names a slot");
 static_assert(sizeof(sst_block) == 8, "block");
 static_assert(sizeof(sst_entry) == 40 && offsetof(sst_entry, word) == 24, "entry");
 static_assert(sizeof(sst_item) == 8, "item");

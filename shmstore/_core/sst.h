@@ -153,6 +153,17 @@ typedef struct {
     int32_t pid;    /* 0: not known */
 } sst_seat;
 
+typedef struct sst_server sst_server;
+
+typedef struct {
+    uint64_t connections; /* accepted */
+    uint64_t open, waiting; /* now: connections; those of them that wait for a key or at a barrier */
+    uint64_t operations;  /* requests served */
+    uint64_t bytes_in, bytes_out;
+    uint64_t refused;     /* connections ended for what they sent, or for what the store could not do */
+    uint64_t running;     /* 1: it serves; 0: it was stopped, or the segment was closed under it */
+} sst_server_info;
+
 /* -- the library ------------------------------------------------------------------------------------------- */
 uint64_t sst_now_ns(void);
 int sst_errno(void);                    /* errno of this thread's last SST_ESYS or SST_ENOSPC */
@@ -280,6 +291,17 @@ int sst_queue_pop(sst_seg *s, uint32_t space, const char *key, size_t klen, int 
                   size_t *len, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns);
 int sst_queue_len(sst_seg *s, uint32_t space, const char *key, size_t klen, int64_t *n, uint64_t deadline_ns,
                   uint32_t flags);
+
+/* -- the segment on the wire: c10d's TCPStore protocol ------------------------------------------------------------- */
+/* Serves what connects to listen_fd, a listening stream socket, on a thread of its own, until sst_server_stop. The socket
+ * belongs to the server from here on, also when this fails (it is closed then). The segment must stay open meanwhile: a
+ * server whose segment is closed drops its connections and ends. */
+int sst_server_start(sst_seg *s, int listen_fd, sst_server **out);
+/* Takes no more connections; answers what has arrived whole; disconnects who waits; gives the rest drain_ns to take its
+ * answers; then disconnects all. Idempotent; waits for the threads. In a forked child it closes the descriptors. */
+int sst_server_stop(sst_server *v, uint64_t drain_ns);
+int sst_server_stat(sst_server *v, sst_server_info *out);
+void sst_server_free(sst_server *v); /* stops it first; NULL is fine */
 
 /* -- proof -------------------------------------------------------------------------------------------------------- */
 /* Walks every invariant. Writes one line a broken invariant ("NAME (at PLACE)\n") into report, NUL-terminated
