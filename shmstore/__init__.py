@@ -34,6 +34,7 @@ from shmstore.prefix import PrefixStore
 from shmstore.shm import HashStore, Peer, ShmStore
 from shmstore.store import Capabilities, Store
 from shmstore.tcp.client import TCPStore
+from shmstore.tcp.server import TCPStoreServer
 
 __all__ = [
     "Barrier",
@@ -57,6 +58,7 @@ __all__ = [
     "StoreFullError",
     "StoreTimeoutError",
     "TCPStore",
+    "TCPStoreServer",
     "checkpoint",
     "elastic",
     "log",

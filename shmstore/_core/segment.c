@@ -333,13 +333,14 @@ void sst_end(sst_seg *s) {
 
 void sst_give_back(sst_seg *s) {
     (void)pthread_mutex_lock(&s->join); /* a fork finds the slot here or gone */
-    if (sst_me(s) != 0 && sst_fd_ours(s, s->lock_fd)) {
+    int fd = own_fd(&s->lock_fd);
+    if (sst_me(s) != 0 && sst_fd_ours(s, fd)) {
         sst_waiter_reap(s, SST_OWNER_SLOT(sst_me(s)), 0);
         sst_peer_leave(s);
     }
     own_st32(&s->me, 0);
     own_st32(&s->born, 0); /* closing the open file frees the byte of a slot that was never claimed */
-    sst_fd_close(s, s->lock_fd);
+    sst_fd_close(s, fd);
     own_set_fd(&s->lock_fd, -1); /* SYNC left: release; all of the above is done */
     (void)pthread_mutex_unlock(&s->join);
 }

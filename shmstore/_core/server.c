@@ -158,12 +158,16 @@ static void accept_some(sst_server *v) {
     (void)pthread_mutex_unlock(&v->table);
 }
 
+/* Out of epoll by hand, and shut down by hand: a child that was forked a moment ago may have the same open file, and then
+ * close alone would do neither. */
 static void close_conn(sst_conn *c) {
     sst_server *v = c->server;
     sst_conn_end(c);
     sst_link_out(&c->ready);
     sst_link_out(&c->dirty);
     (void)pthread_mutex_lock(&v->table);
+    (void)watch(v, EPOLL_CTL_DEL, c->fd, 0, NULL);
+    (void)shutdown(c->fd, SHUT_RDWR);
     shut_fd(&c->fd);
     sst_link_last(&v->dead, &c->link);
     (void)pthread_mutex_unlock(&v->table);
@@ -360,12 +364,20 @@ static void pass(sst_server *v, const struct epoll_event *events, int n) {
     bury(v);
 }
 
+static void shut_listener(sst_server *v) {
+    (void)pthread_mutex_lock(&v->table);
+    if (v->listen_fd >= 0) {
+        (void)watch(v, EPOLL_CTL_DEL, v->listen_fd, 0, NULL);
+        (void)shutdown(v->listen_fd, SHUT_RDWR);
+    }
+    shut_fd(&v->listen_fd);
+    (void)pthread_mutex_unlock(&v->table);
+}
+
 /* The first step of a stop. */
 static void begin_stop(sst_server *v) {
     v->drain_until = sst_after(sst_now_ns(), v->drain_ns);
-    (void)pthread_mutex_lock(&v->table);
-    shut_fd(&v->listen_fd);
-    (void)pthread_mutex_unlock(&v->table);
+    shut_listener(v);
     for (sst_link *l = v->conns.next, *next; l != &v->conns; l = next) {
         next = l->next;
         sst_conn *c = SST_OF(sst_conn, link, l);
@@ -401,9 +413,7 @@ static void *loop(void *arg) {
     }
     end_all(v);
     sst_event_serve(NULL);
-    (void)pthread_mutex_lock(&v->table);
-    shut_fd(&v->listen_fd);
-    (void)pthread_mutex_unlock(&v->table);
+    shut_listener(v);
     own_st64(&v->count.running, 0);
     return NULL;
 }
