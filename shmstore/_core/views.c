@@ -51,10 +51,10 @@ static void in_parent(void) {
  * between sst_leave and sst_close. Where nobody is left to count down to 0 the view ends here. LOST goes: where it was
  * lock_fd that the parent lost, the child opens another. */
 static void in_child(void) {
-    (void)pthread_mutex_init(&views_lock, NULL);
+    (void)pthread_mutex_unlock(&views_lock); /* this thread, which forked, took them in before_fork */
     for (sst_seg *s = views, *next; s; s = next) {
         next = s->next;
-        (void)pthread_mutex_init(&s->join, NULL);
+        (void)pthread_mutex_unlock(&s->join);
         sst_peer_in_child(s);
         uint32_t users = ld32(&s->users), bits = users & (SST_CLOSING | SST_LEAVER);
         own_st32(&s->users, bits | (bits & SST_LEAVER ? 1 : 0));

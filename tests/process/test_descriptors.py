@@ -25,6 +25,12 @@ def daemonise(me: Any, innocent: str | None = None) -> list[int]:
     return [os.open(innocent, os.O_RDWR) for _ in range(8)] if innocent else []
 
 
+def opens(name: str) -> list[str]:
+    """The numbers of this process's descriptors of the segment."""
+    links = {fd: Path("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd")}
+    return sorted(fd for fd, link in links.items() if link.is_symlink() and str(link.readlink()).endswith(name))
+
+
 def lost(verb: Callable[[], object]) -> None:
     with pytest.raises(StoreClosedError, match=r"closed by somebody else .* open it after that"):
         verb()
@@ -76,12 +82,16 @@ def test_a_forked_daemon_opens_the_store_itself(name: str, team: Team) -> None:
 
 def close_the_old(me: Any, name: str) -> None:
     """When its numbers have become the new handle's."""
+    daemonise(me)
     old = ShmStore(name, timeout=20)
     old.set("a", b"1")
+    was = opens(name)
     daemonise(me)
     attached.clear()  # else the process would share its attachment, lost as it is
     new = ShmStore(name, timeout=20)
+    assert opens(name) == was
     old.close()
+    assert opens(name) == was
     new.set("large", LARGE)
     assert [peer.state for peer in new.peers() if peer.pid == os.getpid()].count("live") == 1
     new.close()
