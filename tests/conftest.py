@@ -20,6 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import proofs
 from harness import Team
 
+# torch's TCPStore asks for the name of each peer, also where that is 127.0.0.1, and glibc waits 5 s for each answer of
+# a name server that got lost: here for one, once. It reads this when a process first looks a name up, and not again.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
+
 SHM = Path("/dev/shm")
 LIMIT_S = 90
 RECORDS = pytest.StashKey[list[proofs.Record]]()

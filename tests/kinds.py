@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -141,12 +140,8 @@ def torchs(module: str, reason: str = "one of torch's own stores") -> Any:
 
     What an import of torch leaves behind is put out of the collector's sight: each test collects twice, and would pay
     80 ms for looking at it each time, from the first test that needs torch to the end of the run.
-
-    A TCPStore asks for its peer's name, also where that is 127.0.0.1, and glibc waits 5 s for each answer of a name
-    server that got lost: here for one, once.
     """
     if module not in sys.modules:
-        os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
         pytest.importorskip(module, reason=reason)
         gc.collect()
         gc.freeze()

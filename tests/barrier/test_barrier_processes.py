@@ -98,7 +98,6 @@ IN_A_FILE = 5  # rounds: it only grows, and each look reads it
 
 def fork_a_team_on_torch(_me: Me, path: str) -> list[Any]:
     """In a fresh interpreter: imports torch once, forks the ranks, and only then starts the server."""
-    os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")  # see kinds.torchs
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy, which torch imports where it is there, starts threads too
     import torch.distributed as dist
 

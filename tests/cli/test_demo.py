@@ -298,12 +298,18 @@ def test_a_wait_that_times_out_is_reported(tmp_path: Path) -> None:
     assert done.segments == []
 
 
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so does all that it starts: this suite, maybe."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(1 << 40)  # without a block: takes minutes to count and no room
     with subprocess.Popen(
         [*COMMAND, "--nproc", "2", "--path", str(tmp_path)],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     ) as process:  # fmt: skip
         try:
             while not Done(0, "", "", process.pid).segments and process.poll() is None:
@@ -312,7 +318,8 @@ def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
             os.killpg(process.pid, signal.SIGINT)
             out, err = process.communicate(timeout=30)
         finally:
-            process.kill()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # its ranks, too
     done = Done(process.returncode, out, err, process.pid)
     assert done.returncode == 1
     assert done.stderr.strip() == "Aborted!"

@@ -103,9 +103,6 @@ def legacy() -> Iterator[Server | None]:
     except ImportError:
         yield None
         return
-    # Torch looks up the names of those who connect; where no name server answers, that would take it 5 s at times.
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("RES_OPTIONS", "timeout:1 attempts:1")
     Server("libuv").stop()
     server = Server("legacy")
     TCPStore("127.0.0.1", server.port, timeout=30).close()
@@ -114,7 +111,6 @@ def legacy() -> Iterator[Server | None]:
     yield server
     gc.unfreeze()
     server.stop()
-    monkeypatch.undo()
 
 
 class TestTCPStores(StoreContract):
