@@ -50,8 +50,9 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from shmstore._barrier_words import Break
 from shmstore._keys import KEY_MAX, key_text
-from shmstore.barrier import Attempt, Barrier, Break, store_home
+from shmstore.barrier import Attempt, Barrier, store_home
 from shmstore.errors import DistStoreError, PeerDiedError, StoreError, StoreTimeoutError
 from shmstore.store import Store
 

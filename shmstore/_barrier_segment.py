@@ -10,29 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from shmstore import errors
+from shmstore._barrier_words import Break, Kind, Missing, peer_text
 from shmstore._deadline import Timeout
 from shmstore._doors import AGAIN, OK, SLICE_NS, TIMED_OUT, USER
 from shmstore._keys import shown
 from shmstore._native import door_barrier, ffi, lib
 from shmstore._peers import Peer, peers_of
 from shmstore._verbs import SegmentStore
-from shmstore.barrier import Attempt, Barrier, Break, Missing, peer_text, store_home
+from shmstore.barrier import Attempt, Barrier, store_home
 
 if TYPE_CHECKING:
     from shmstore._native import CData
 
-_Kind = Literal["timeout", "abort", "interrupt", "left", "died"]
-_CAUSES: Final[dict[_Kind, int]] = {
+_CAUSES: Final[dict[Kind, int]] = {
     "timeout": lib.SST_BAR_TIMEOUT,
     "abort": lib.SST_BAR_ABORT,
     "interrupt": lib.SST_BAR_INTERRUPT,
     "left": lib.SST_BAR_LEFT,
     "died": lib.SST_BAR_DEAD,
 }
-_KINDS: Final[dict[int, _Kind]] = {code: kind for kind, code in _CAUSES.items()}
+_KINDS: Final[dict[int, Kind]] = {code: kind for kind, code in _CAUSES.items()}
 
 
 _ARRIVAL_BYTES: Final = ffi.sizeof("sst_arrival")

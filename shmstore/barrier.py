@@ -13,7 +13,8 @@ registered subclasses, that takes the store.
     SegmentBarrier  _barrier_segment.py    stores whose keys lie in a segment of shared memory of this host
     KeyBarrier      _barrier_keys.py       every other store, and objects with c10d's verbs, torch's stores among them
 
-What is the same for all kinds stands here: arguments, the reset rule, what an interrupt does, and the texts of errors.
+What is the same for all kinds stands here: arguments, the reset rule, what an interrupt does, and the errors, whose
+words are in _barrier_words.py.
 
 The life of a barrier is a row of epochs, 0, 1, 2, …, of which one is the current one:
 
@@ -27,12 +28,12 @@ No arrival is ever taken back, so who gives up breaks the epoch for all: that is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from threading import get_ident
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from shmstore._barrier_words import NAMED_MAX, Break, Missing, named, peer_text, span_text
 from shmstore._deadline import DEFAULT, FOREVER, Timeout, as_timedelta, seconds, span_ns
 from shmstore._keys import Key, key_bytes, key_text
 from shmstore.errors import BrokenBarrierError, PeerAtBarrierDiedError, TimedOutBarrierError
@@ -46,67 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["Barrier"]
 
 PARTIES_MAX: Final = 4096
-NAMED_MAX: Final = 16
-"""Missing ranks that a text spells out; the error's attribute has them all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A rank that did not come.
-
-    Attributes:
-        rank: which.
-        state: what is known of it, for people: "never attached", "alive, waiting on 'x' for 3.2 s", "alive, not
-            waiting", "left", "dead", "did not arrive"; maybe with its pid in front.
-    """
-
-    rank: int
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
-class Break:
-    """Why an epoch is broken. Whoever broke it leaves this for the others.
-
-    Attributes:
-        kind: what happened.
-        rank: who timed out, aborted, was interrupted, left or died; None where that is not known.
-        pid: its process, of a death; None where unknown.
-        host: its host, of a death; None where unknown.
-        arrived: how many had arrived at a timeout, or None.
-        missing: which ranks were missing at a timeout, ascending.
-        elapsed: how long the one that timed out had waited, in seconds, or None.
-        waiting_on: what the dead waited for when it died, or None.
-        note: more for people; of an interrupt, what interrupted.
-    """
-
-    kind: Literal["timeout", "abort", "interrupt", "left", "died"]
-    rank: int | None = None
-    pid: int | None = None
-    host: str | None = None
-    arrived: int | None = None
-    missing: tuple[int, ...] = ()
-    elapsed: float | None = None
-    waiting_on: str | None = None
-    note: str = ""
-
-    def text(self, parties: int) -> str:
-        """What happened, for the errors of the others."""
-        who = "a party without a rank" if self.rank is None else f"rank {self.rank}"
-        more = f" ({self.note})" if self.note else ""
-        if self.kind == "timeout":
-            after = "" if self.elapsed is None else f" after {span_text(self.elapsed)}"
-            count = "" if self.arrived is None else f", {self.arrived} of {parties} had arrived"
-            named = f", missing {_named([f'rank {rank}' for rank in self.missing])}" if self.missing else ""
-            return f"{who} timed out{after}{count}{named}{more}"
-        if self.kind == "abort":
-            return f"{who} called abort(){more}"
-        if self.kind == "interrupt":
-            return f"{who} was interrupted while it waited{more}"
-        if self.kind == "left":
-            return f"{who} left the store{more}"
-        last = "" if self.waiting_on is None else f", waiting on {self.waiting_on!r}"
-        return f"{who}{_process(self.pid, self.host)} died{last}{more}"
 
 
 class Attempt:
@@ -414,8 +354,8 @@ class Barrier:
         self._tell(epoch)
         if missing:
             states = self._states(missing[:NAMED_MAX])
-            named = [f"rank {one.rank} ({one.state})" for one in states]
-            who = f"missing {_named(named, len(missing) - len(named))}"
+            names = [f"rank {one.rank} ({one.state})" for one in states]
+            who = f"missing {named(names, len(missing) - len(names))}"
         elif self._rank is None:
             who = f"missing {max(self._parties - arrived, 0)}, not known by name, as the parties gave no ranks"
         elif missing is None:
@@ -472,45 +412,6 @@ class Barrier:
             key=self.key,
             epoch=epoch,
         )
-
-
-# -- texts ------------------------------------------------------------------------------------------------------------
-
-
-def peer_text(peer: Any) -> str:
-    """What a record of `.peers()` says of a rank that did not come; None is no record."""
-    if peer is None:
-        return "never attached"
-    who = f"pid {peer.pid}, " if peer.pid is not None else ""
-    if peer.state == "left":
-        return f"{who}left"
-    if peer.state == "dead":
-        return f"{who}dead"
-    if peer.waiting_on is None:
-        return f"{who}alive, not waiting"
-    waited = "" if peer.waiting_s is None else f" for {span_text(peer.waiting_s)}"
-    return f"{who}alive, waiting on {peer.waiting_on!r}{waited}"
-
-
-def span_text(elapsed: float) -> str:
-    """Seconds for people."""
-    return f"{elapsed:.1f} s" if elapsed >= 1 else f"{elapsed:.3f} s"
-
-
-def _process(pid: int | None, host: str | None) -> str:
-    if pid is None:
-        return ""
-    return f" (pid {pid})" if host is None else f" (pid {pid} on {host})"
-
-
-def _named(names: Sequence[str], more: int = 0) -> str:
-    """`a`, `a and b`, `a, b and 3 more`."""
-    names = list(names)
-    if len(names) > NAMED_MAX:
-        names, more = names[:NAMED_MAX], more + len(names) - NAMED_MAX
-    if more:
-        names.append(f"{more} more")
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _peers_of(store: Any) -> Callable[[], Sequence[Any]] | None:

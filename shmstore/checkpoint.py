@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from shmstore import barrier
+from shmstore._barrier_words import Break
 from shmstore.shm import ShmStore
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class StoreBarrier(Barrier):
             The store's errors.
         """
         epoch = self._count()
-        self._barrier._break(epoch, barrier.Break("abort", self._barrier.rank))  # noqa: SLF001
+        self._barrier._break(epoch, Break("abort", self._barrier.rank))  # noqa: SLF001
 
     def _count(self) -> int:
         """The epoch of this call; the ones before it are over afterwards."""
@@ -185,7 +186,7 @@ class StoreBarrier(Barrier):
         now, broken = meeting._now()  # noqa: SLF001
         while now < epoch:  # a call that failed has left its epoch broken; or open, where the store did
             if broken is None:
-                meeting._break(now, barrier.Break("abort", meeting.rank))  # noqa: SLF001
+                meeting._break(now, Break("abort", meeting.rank))  # noqa: SLF001
             meeting._reset(now)  # noqa: SLF001
             now, broken = meeting._now()  # noqa: SLF001
         return epoch
