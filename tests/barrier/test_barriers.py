@@ -117,3 +117,10 @@ def test_other_objects_with_the_verbs_get_keys(kind: str, name: str, tmp_path: P
 def test_an_object_without_the_verbs_is_refused() -> None:
     with pytest.raises(TypeError, match="set, get, add, wait, check"):
         shmstore.Barrier(object(), "b", 2)
+
+
+def test_a_subclass_that_no_store_would_choose_is_refused() -> None:
+    with pytest.raises(TypeError, match="let your class hold a Barrier"):
+
+        class Mine(shmstore.Barrier):
+            pass
