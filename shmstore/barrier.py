@@ -99,8 +99,8 @@ class Barrier:
             Barrier._kinds.append(cls)
         elif len(cls.__mro__) > 1 and cls.__mro__[1] is Barrier:
             raise TypeError(
-                f"{cls.__name__}: Barrier(...) makes an object of the kind that the store takes, so a subclass of Barrier "
-                "would be none of them; let your class hold a Barrier"
+                f"{cls.__name__}: Barrier(...) makes an object of the kind that the store takes, so a subclass of "
+                "Barrier would be none of them; let your class hold a Barrier"
             )
 
     def __new__(  # noqa: D102 -- the class says it
