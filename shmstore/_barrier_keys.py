@@ -313,7 +313,7 @@ class KeyBarrier(Barrier):
             starts = tuple((int(at), int(ticket)) for at, ticket in starts)
             if type(made_for) is not int or type(epoch) is not int or not starts:
                 raise ValueError("no state of a barrier")
-            state = State(made_for, epoch, _break_of(cause), starts, _break_of(mended))
+            state = State(made_for, epoch, break_of(cause), starts, break_of(mended))
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{self!r}: the key {self._base}/state is in use for something else: {raw!r}") from error
         if abs(made_for) != self._parties or (made_for > 0) != (self._rank is not None):
@@ -428,7 +428,7 @@ class KeyBarrier(Barrier):
             state = now
 
 
-def _break_of(record: dict[str, Any] | None) -> Break | None:
+def break_of(record: dict[str, Any] | None) -> Break | None:
     """What State.text wrote of a Break."""
     return None if record is None else Break(**{**record, "missing": tuple(record["missing"])})
 

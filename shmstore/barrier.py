@@ -123,13 +123,7 @@ class Barrier:
         self, store: Any, key: Key, parties: int, rank: int | None = None, timeout: Timeout | None = None
     ) -> None:
         self._raw: Final = key_bytes(key)
-        _check_int(parties, "parties")
-        if not 1 <= parties <= PARTIES_MAX:
-            raise ValueError(f"parties must be 1 to {PARTIES_MAX}, got {parties}")
-        if rank is not None:
-            _check_int(rank, "rank")
-            if not 0 <= rank < parties:
-                raise ValueError(f"rank must be 0 to {parties - 1} in a barrier of {parties}, got {rank}")
+        check_party(parties, rank)
         self._store: Final = store
         self._parties: Final = parties
         self._rank: Final = rank
@@ -433,6 +427,17 @@ def _peers_of(store: Any) -> Callable[[], Sequence[Any]] | None:
 def store_home(store: Any, raw: bytes) -> tuple[Store, bytes] | None:
     """The store in a segment that has barriers of its own, and the key there; None for any other store."""
     return store._barrier_home(raw) if isinstance(store, Store) else None  # noqa: SLF001 -- Store's hook for just this
+
+
+def check_party(parties: int, rank: int | None) -> None:
+    """TypeError, ValueError: no such number of parties, or no such rank among them."""
+    _check_int(parties, "parties")
+    if not 1 <= parties <= PARTIES_MAX:
+        raise ValueError(f"parties must be 1 to {PARTIES_MAX}, got {parties}")
+    if rank is not None:
+        _check_int(rank, "rank")
+        if not 0 <= rank < parties:
+            raise ValueError(f"rank must be 0 to {parties - 1} in a barrier of {parties}, got {rank}")
 
 
 def _check_int(value: object, what: str) -> None:

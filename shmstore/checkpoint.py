@@ -11,12 +11,17 @@ RankInfo of its types), so that code moves by changing an import:
     if rank == 0:
         publish()
 
-What differs from torch's TCPStoreBarrier, which has `timeout_secs` and ignores it, leaves its keys, and after a failure
-counts an arrival twice:
+    class               type         stands on
+    StoreBarrier        store        any store, by `shmstore.Barrier`
+    ShmStoreBarrier     shm_store    a segment of its own, by the same
+    TCPStoreBarrier     tcp_store    a TCPStore of its own, which rank 0 hosts, by `elastic.barrier`, as torch's
+
+What differs from torch's TCPStoreBarrier, which has `timeout_secs` and ignores it, leaves its keys, names nobody, after
+a failure counts an arrival twice, and whose rank 0 may take the last answers with it:
 
 - `timeout_secs` is how long `execute_barrier` waits. The store keeps its own timeout, also when that fails.
-- The barriers stand on `shmstore.Barrier`: passed ones leave nothing behind, and errors name the missing ranks, rank 0
-  among them, in order. Any rank may leave first.
+- Passed ones leave nothing behind, and errors name the missing ranks, rank 0 among them, in order.
+- Any rank may leave first.
 - The n-th call of a rank meets the n-th call of all others, or fails. So a rank that is late for a checkpoint which
   the others gave up fails too, and is not counted in for the next one, of which it has written nothing. The next call
   of all meets again.
@@ -25,14 +30,22 @@ counts an arrival twice:
 
 from __future__ import annotations
 
+import multiprocessing.util
+import os
+import weakref
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from shmstore import barrier
+from shmstore._barrier_elastic import ElasticBarrier
 from shmstore._barrier_words import Break
+from shmstore._deadline import as_timedelta
+from shmstore.errors import StoreError
 from shmstore.shm import ShmStore
+from shmstore.tcp.client import TCPStore
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,6 +60,7 @@ __all__ = [
     "RankInfo",
     "ShmStoreBarrier",
     "StoreBarrier",
+    "TCPStoreBarrier",
     "create_barrier_from_config",
     "register_barrier",
 ]
@@ -75,7 +89,7 @@ class BarrierConfig:
     """Which barrier to make, and from what; torch's fields.
 
     Attributes:
-        barrier_type: a key of BARRIER_REGISTRY ("store", "shm_store"); None is no barrier.
+        barrier_type: a key of BARRIER_REGISTRY ("store", "shm_store", "tcp_store"); None is no barrier.
         barrier_args: the keyword arguments of its class.
     """
 
@@ -250,3 +264,145 @@ class ShmStoreBarrier(StoreBarrier):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@register_barrier
+class TCPStoreBarrier(Barrier):
+    """The barrier of a checkpoint among the processes of many hosts, over a TCPStore of its own; torch's constructor.
+
+    Args:
+        global_rank: this rank, 0 to global_world_size - 1. Rank 0 hosts the store's server, in its own process.
+        global_world_size: how many ranks there are, 1 to 4096.
+        barrier_prefix: the barrier's name, str or bytes; one barrier a port.
+        timeout_barrier_init_secs: how long the constructor may wait: rank 0 for all others to connect, the others for
+            rank 0's server; seconds or a timedelta. Also the store's own timeout.
+        use_checkpoint_barrier_tcpstore_libuv: False is handed to TCPStore as `use_libuv=False`, True is what it does
+            anyway. It changes nothing for the server of ours that rank 0 hosts. (torch's barrier ignores it.)
+        tcpstore_port: the server's port, an int or its digits; 0, for any free one, with one rank only, as nobody would
+            tell it to the others.
+        master_address: rank 0's host name or address, on which it listens: any address that is not the loopback's is
+            open to whoever reaches it, and the protocol has neither authentication nor encryption.
+        timeout_secs: how long `execute_barrier` waits for the others; seconds or a timedelta, `inf` for ever.
+
+    The constructor blocks until rank 0's server is there, and rank 0's until all ranks are. A rank that is started
+    again takes part in the next call of the others. Rank 0 cannot be: the server ends with it, and all start anew. Its
+    methods are called by one thread at a time, `close` by any.
+
+    Any rank may leave first, once it has returned from `execute_barrier`. Where rank 0 closes, ends or drops the
+    object, it stays until those who were in its last call have seen how that ended, 5 s at most; who waits for it in
+    the next one learns that it left. Killed, it takes the server with it at once.
+
+    Raises:
+        StoreConnectionError: no server came in time, or the port is taken on rank 0. StoreTimeoutError: on rank 0, not
+            all came in time. TypeError, ValueError: a wrong type or value; nothing was opened.
+    """
+
+    barrier_type: ClassVar[str] = "tcp_store"
+
+    def __init__(
+        self,
+        global_rank: int,
+        global_world_size: int,
+        barrier_prefix: Key,
+        timeout_barrier_init_secs: Timeout,
+        use_checkpoint_barrier_tcpstore_libuv: bool,  # noqa: FBT001 -- torch's signature
+        tcpstore_port: int | str,
+        master_address: str,
+        timeout_secs: Timeout = 300,
+    ) -> None:
+        if global_rank is None:  # the check below knows parties without ranks
+            raise TypeError("global_rank must be an int, not NoneType")
+        self._meeting: Final = ElasticBarrier(barrier_prefix, global_world_size, global_rank, timeout_secs)
+        port = int(tcpstore_port) if isinstance(tcpstore_port, str) else tcpstore_port
+        if port == 0 and global_world_size > 1:
+            raise ValueError("tcpstore_port 0 takes any free port, which the other ranks would not know: give a number")
+        store = TCPStore(
+            master_address,
+            port,
+            world_size=global_world_size,
+            timeout=as_timedelta(timeout_barrier_init_secs),
+            is_master=global_rank == 0,
+            **({} if use_checkpoint_barrier_tcpstore_libuv else {"use_libuv": False}),
+        )
+        try:
+            self._meeting.begin(store, new=global_rank == 0)
+        except BaseException:
+            store.close()
+            raise
+        self._end: Final = weakref.finalize(self, _end, self._meeting, os.getpid())
+        _live.add(self)
+
+    def execute_barrier(self) -> None:
+        """Returns when all ranks have called it as often as this one; blocks meanwhile, at most `timeout_secs`.
+
+        Each call counts, whether it fails or not. When it fails for one it fails for all, now or when they come; the
+        next call of each meets the others again.
+
+        Raises:
+            BarrierTimeoutError: not all came in time: `.missing_ranks` has them in order. Also a BrokenBarrierError.
+            BrokenBarrierError: another rank timed out (`.missing_ranks` has who was missing then), aborted or was
+                interrupted, or rank 0 left; or the others gave up this call before this rank came. The text says which.
+            StoreConnectionError: the server, and with it rank 0, is gone. StoreClosedError.
+
+        A death is a timeout, and rank 0's a StoreConnectionError.
+        """
+        self._meeting.meet()
+
+    def abort(self) -> None:
+        """In place of `execute_barrier`, where this rank has failed: fails the call for all others. Does not block.
+
+        Raises:
+            The store's errors.
+        """
+        self._meeting.give_up()
+
+    @property
+    def store(self) -> TCPStore:
+        """The store, for more than the barrier; its `.port` is where the server listens."""
+        return self._meeting.store
+
+    def close(self) -> None:
+        """Leaves; rank 0 when the others have seen the end of its last call, after 5 s at most. Idempotent."""
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        one = self._meeting
+        return f"TCPStoreBarrier({one.store!r}, {one.prefix!r}, {one.parties}, rank={one.rank})"
+
+
+# -- the end of a TCPStoreBarrier -------------------------------------------------------------------------------------
+
+_live: Final[weakref.WeakSet[TCPStoreBarrier]] = weakref.WeakSet()
+
+
+def _end(meeting: ElasticBarrier, pid: int) -> None:
+    """Closes the store; rank 0, in its own process, when the others are done with it."""
+    try:
+        if meeting.rank == 0 and os.getpid() == pid:
+            with suppress(StoreError):
+                meeting.depart()
+    finally:
+        meeting.store.close()
+
+
+def _close_all() -> None:
+    for one in list(_live):
+        one.close()
+
+
+def _in_multiprocessing_child(_: object) -> None:
+    multiprocessing.util.Finalize(None, _close_all, exitpriority=110)
+
+
+# Before what they stand on ends: servers, at priority -50, and in multiprocessing's forked children, which begin
+# without finalizers, the segments, at 100 there.
+multiprocessing.util.Finalize(None, _close_all, exitpriority=-40)
+multiprocessing.util.register_after_fork(_live, _in_multiprocessing_child)

@@ -1,7 +1,7 @@
 """The barriers of checkpoints: torch's names and registry, and on every store what a checkpoint needs of them.
 
 The whole suite runs on every store in a segment, and by keys on the least that will do; on torch's stores that part of
-it which depends on the store.
+it which depends on the store. TCPStoreBarrier, which meets in another way, takes all of it too, at a server of ours.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from kinds import DUCKS, LONG, SEGMENT, TORCH, handles, torchs, warm_torch
@@ -26,13 +28,14 @@ from shmstore.checkpoint import (
     RankInfo,
     ShmStoreBarrier,
     StoreBarrier,
+    TCPStoreBarrier,
     create_barrier_from_config,
     register_barrier,
 )
 from shmstore.testing.barriers import until
 from shmstore.testing.contract import Later, in_threads
 
-Make = Callable[..., StoreBarrier]
+Make = Callable[..., Any]
 
 
 class OnStore:
@@ -49,6 +52,10 @@ class OnStore:
             return StoreBarrier(factory(), rank, world, prefix, timeout)
 
         return make
+
+    def arrived(self, looks: Any, waits: Any, n: int) -> None:
+        """Returns once n ranks have come to the call that the rank of `waits` is in."""
+        until(lambda: looks._barrier.n_waiting == n)
 
     def test_all_meet_again_and_again(self, make: Make) -> None:
         barriers = [make(rank, 3) for rank in range(3)]
@@ -84,7 +91,7 @@ class OnStore:
         one, two = make(0), make(1)
         one.abort()
         again = Later(one.execute_barrier)
-        until(lambda: two._barrier.n_waiting == 1)
+        self.arrived(two, one, 1)
         with pytest.raises(BrokenBarrierError, match="gave up"):
             two.execute_barrier()
         assert not again.done
@@ -95,7 +102,7 @@ class OnStore:
         barriers = [make(rank, 3) for rank in range(3)]
         for _ in range(3):
             calls = [Later(barriers[rank].execute_barrier) for rank in (0, 1)]
-            until(lambda: barriers[2]._barrier.n_waiting == 2)
+            self.arrived(barriers[2], barriers[0], 2)
             barriers[2].abort()
             for call in calls:
                 with pytest.raises(BrokenBarrierError, match=r"rank 2 called abort\(\)"):
@@ -137,7 +144,7 @@ class Suite(OnStore):
             with pytest.raises(BrokenBarrierError):
                 two.execute_barrier()
         call = Later(two.execute_barrier)
-        until(lambda: one._barrier.n_waiting == 1)
+        self.arrived(one, two, 1)
         one.execute_barrier()
         call.result()
 
@@ -193,6 +200,133 @@ class TestOnTorch(OnStore):
         return str(request.param)
 
 
+# -- over a TCPStore, by torchelastic's barrier
+
+
+class TestOnTCPStore(Suite):
+    """At one server for all: that rank 0 hosts it is for test_tcpstore_barrier.py."""
+
+    @pytest.fixture
+    def kind(self) -> str:
+        return "tcp-ours"
+
+    @pytest.fixture
+    def factory(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+        with shmstore.HashStore() as keys, shmstore.TCPStoreServer(keys) as server, ExitStack() as stack:
+
+            def client(*_: Any, timeout: timedelta = LONG, **__: Any) -> shmstore.TCPStore:
+                return stack.enter_context(shmstore.TCPStore("127.0.0.1", server.port, timeout=timeout))
+
+            monkeypatch.setattr(checkpoint, "TCPStore", client)
+            yield client
+
+    @pytest.fixture
+    def make(self, factory: Callable[[], Any]) -> Iterator[Make]:
+        with ExitStack() as stack:
+
+            def make(rank: int, world: int = 2, prefix: str = "checkpoint", timeout: Any = LONG) -> TCPStoreBarrier:
+                return stack.enter_context(TCPStoreBarrier(rank, world, prefix, 17, True, 1, "127.0.0.1", timeout))
+
+            yield make
+
+    def arrived(self, looks: Any, waits: Any, n: int) -> None:
+        def count() -> int:
+            key = f"checkpoint{waits._meeting._open[-1]}/num_members" if waits._meeting._open else "none"
+            return int(looks.store.get(key)) if looks.store.check([key]) else 0
+
+        until(lambda: count() == n)
+
+    def test_a_failure_leaves_the_stores_timeout(self, make: Make) -> None:
+        barrier = make(0, timeout=0.02)
+        for _ in range(2):
+            with pytest.raises(BarrierTimeoutError):
+                barrier.execute_barrier()
+        assert barrier.store.timeout == timedelta(seconds=17)
+
+    def test_failed_ones_are_gone_with_the_next_that_is_passed(self, make: Make, factory: Callable[[], Any]) -> None:
+        store = factory()
+        barriers = [make(rank) for rank in range(2)]
+        for n in range(6):
+            if n:
+                barriers[n % 2].abort()
+                with pytest.raises(BrokenBarrierError):
+                    barriers[1 - n % 2].execute_barrier()
+            in_threads(2, lambda rank: barriers[rank].execute_barrier())
+        assert sorted(store.list_keys()) == [
+            "checkpoint10/last_member",
+            "checkpoint10/left1",
+            "checkpoint10/num_members",
+            "checkpoint10/outcome",
+            "rank0",
+            "rank1",
+        ]
+
+    def test_a_new_object_joins_the_call_that_the_others_are_in(self, make: Make) -> None:
+        one, two = make(0), make(1)
+        in_threads(2, lambda i: (one, two)[i].execute_barrier())
+        call = Later(one.execute_barrier)
+        self.arrived(two, one, 1)
+        again = make(1)
+        again.execute_barrier()
+        call.result()
+        in_threads(2, lambda i: (one, again)[i].execute_barrier())
+        assert [key for key in one.store.list_keys() if "left" in key] == ["checkpoint2/left1"]
+
+    def test_an_arrival_does_not_count_twice(self, make: Make) -> None:
+        """A rank that died in a call, and is started again, was not there for it."""
+        one, two = make(0, 3), make(1, 3)
+        call = Later(one.execute_barrier)
+        self.arrived(two, one, 1)
+        number = two._meeting._count()
+        two.store.add(f"checkpoint{number}/num_members", 1)
+        again, three = make(1, 3), make(2, 3)
+        with pytest.raises(BrokenBarrierError, match="another object took its place"):
+            call.result()
+        with pytest.raises(BrokenBarrierError):
+            three.execute_barrier()
+        in_threads(3, lambda i: (one, again, three)[i].execute_barrier())
+
+    def test_an_interrupt_is_told(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        one, two = make(0), make(1)
+        call = Later(one.execute_barrier)
+        self.arrived(two, one, 1)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(shmstore.elastic, "barrier", mock.Mock(side_effect=KeyboardInterrupt))
+            two.execute_barrier()
+        with pytest.raises(BrokenBarrierError, match=r"rank 1 was interrupted .*\(KeyboardInterrupt\)"):
+            call.result()
+        in_threads(2, lambda i: (one, two)[i].execute_barrier())
+
+    def test_a_call_that_the_store_failed_counts_too(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        one, two = make(0), make(1)
+        call = Later(one.execute_barrier)
+        with monkeypatch.context() as patch, pytest.raises(shmstore.StoreConnectionError):
+            patch.setattr(two.store, "set", mock.Mock(side_effect=shmstore.StoreConnectionError))
+            two.execute_barrier()
+        assert not call.done
+        second = Later(two.execute_barrier)
+        with pytest.raises(BrokenBarrierError, match="its store failed"):
+            call.result()
+        one.execute_barrier()
+        second.result()
+
+    def test_who_times_out_as_the_last_arrives_passes(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was said first holds for all, whatever a rank has seen itself."""
+        one, two = make(0), make(1)
+        call = Later(two.execute_barrier)
+        self.arrived(one, two, 1)
+        meet = shmstore.elastic.barrier
+
+        def late(**args: Any) -> None:
+            meet(**args)
+            call.result()
+            raise shmstore.StoreTimeoutError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shmstore.elastic, "barrier", lambda **a: (late if a["store"] is one.store else meet)(**a))
+            one.execute_barrier()
+
+
 # -- in a segment of its own
 
 
@@ -243,6 +377,7 @@ class TestShmStoreBarrier:
 def test_the_registry_knows_ours() -> None:
     assert BARRIER_REGISTRY["store"] is StoreBarrier
     assert BARRIER_REGISTRY["shm_store"] is ShmStoreBarrier
+    assert BARRIER_REGISTRY["tcp_store"] is TCPStoreBarrier
 
 
 def test_no_type_is_no_barrier() -> None:
@@ -314,6 +449,8 @@ def test_names_and_fields_are_torchs() -> None:
     assert [name for name in shape if "tcpstore" not in name and name != "master_address"] == [
         name for name in mine if name != "store_name"
     ]
+    assert list(inspect.signature(TCPStoreBarrier).parameters) == shape
+    assert theirs.BARRIER_REGISTRY[TCPStoreBarrier.barrier_type] is theirs.TCPStoreBarrier
     for module in (checkpoint, theirs):
         with pytest.raises(ValueError, match=r"Unknown barrier type: nope\. Available types: "):
             module.create_barrier_from_config(module.BarrierConfig("nope"))

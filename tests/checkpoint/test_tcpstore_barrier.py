@@ -1,0 +1,324 @@
+"""TCPStoreBarrier with the store that it makes: torch's calls, rank 0 as the host of all, processes and their ends.
+
+What all barriers of checkpoints share is in test_checkpoint_barriers.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+import pytest
+import ranks
+from harness import Team
+from kinds import torchs, warm_torch
+
+from shmstore import (
+    BrokenBarrierError,
+    StoreClosedError,
+    StoreConnectionError,
+    StoreTimeoutError,
+    TCPStore,
+    _barrier_elastic,
+    elastic,
+)
+from shmstore._barrier_elastic import ElasticBarrier
+from shmstore.checkpoint import BarrierConfig, TCPStoreBarrier, create_barrier_from_config
+from shmstore.testing.contract import Later, in_threads
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def pair(port: int) -> Iterator[list[TCPStoreBarrier]]:
+    """Two ranks."""
+    pair = in_threads(2, lambda rank: ranks.barrier(rank, 2, port))
+    yield pair
+    for barrier in pair:
+        barrier.close()
+
+
+# -- what is called, and with what: torch's
+
+
+@pytest.fixture
+def calls() -> Iterator[mock.Mock]:
+    """Stand-ins for the store's class and for elastic's barrier: .TCPStore, .barrier."""
+    calls = mock.Mock()
+    with (
+        mock.patch("shmstore.checkpoint.TCPStore", new=calls.TCPStore),
+        mock.patch("shmstore.elastic.barrier", new=calls.barrier),
+    ):
+        calls.TCPStore.return_value = mock.MagicMock(spec=TCPStore)
+        yield calls
+
+
+def made_as_torchs(rank: int = 0, *, libuv: bool = True) -> Any:
+    config = BarrierConfig(
+        "tcp_store",
+        {
+            "global_rank": rank,
+            "global_world_size": 4,
+            "barrier_prefix": "saved",
+            "timeout_barrier_init_secs": 60,
+            "use_checkpoint_barrier_tcpstore_libuv": libuv,
+            "tcpstore_port": 29555,
+            "master_address": "node-0",
+            "timeout_secs": 30,
+        },
+    )
+    return create_barrier_from_config(config)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("libuv", [True, False])
+def test_the_store_is_made_once_and_rank_0_hosts_it(calls: mock.Mock, rank: int, libuv: bool) -> None:
+    assert type(made_as_torchs(rank, libuv=libuv)) is TCPStoreBarrier
+    more = {} if libuv else {"use_libuv": False}
+    calls.TCPStore.assert_called_once_with(
+        "node-0", 29555, world_size=4, timeout=timedelta(seconds=60), is_master=rank == 0, **more
+    )
+
+
+def test_each_call_says_its_number_and_meets_under_a_new_prefix(calls: mock.Mock) -> None:
+    barrier = made_as_torchs()
+    store = calls.TCPStore.return_value
+    for number in range(3):
+        store.set.reset_mock()
+        calls.barrier.reset_mock()
+        barrier.execute_barrier()
+        store.set.assert_called_once_with("rank0", str(number))
+        calls.barrier.assert_called_once_with(store=store, world_size=4, key_prefix=f"saved{number}")
+
+
+def test_elastics_barrier_finds_the_timeout_in_its_context(calls: mock.Mock) -> None:
+    before = elastic.default_barrier_timeout.get()
+    seen = []
+    calls.barrier.side_effect = lambda **_: seen.append(elastic.default_barrier_timeout.get())
+    made_as_torchs().execute_barrier()
+    calls.barrier.side_effect = RuntimeError
+    with pytest.raises(RuntimeError):
+        made_as_torchs().execute_barrier()
+    assert seen == [timedelta(seconds=30)]
+    assert elastic.default_barrier_timeout.get() == before
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    """torch's barriers."""
+    barriers = torchs("torch.distributed.checkpoint._experimental.barriers", "meets torch's")
+    warm_torch()
+    return barriers
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("host", ["ours", "torchs"])
+def test_meets_torchs_own(port: int, theirs: Any, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = torchs("torch.distributed.checkpoint._experimental.barriers", "meets torch's")
+    torchs("torch.distributed").TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )  # opens a pipe for good
+    monkeypatch.setattr(_barrier_elastic, "LINGER_S", 0)  # torch's says nothing when it leaves
+    first, second = (TCPStoreBarrier, theirs.TCPStoreBarrier)[:: 1 if host == "ours" else -1]
+
+    def party(rank: int) -> None:
+        barrier = (first, second)[rank](rank, 2, "p", 20, True, port, "127.0.0.1", 20)
+        with barrier if isinstance(barrier, TCPStoreBarrier) else ExitStack():
+            for _ in range(3):
+                barrier.execute_barrier()
+            if rank == 0:
+                done.wait(20)
+            done.set()
+
+    done = threading.Event()
+    in_threads(2, party)
+
+
+# -- the port and the host
+
+
+def test_a_port_for_one_alone() -> None:
+    with TCPStoreBarrier(0, 1, "p", 20, True, 0, "127.0.0.1", 20) as barrier:
+        for _ in range(3):
+            barrier.execute_barrier()
+        assert barrier.store.port > 0
+        assert repr(barrier) == f"TCPStoreBarrier(TCPStore('127.0.0.1', {barrier.store.port}), 'p', 1, rank=0)"
+
+
+@pytest.mark.parametrize(
+    ("rank", "port", "error"),
+    [(0, 0, ValueError), (1, 0, ValueError), (0, "x", ValueError), (0, 1 << 16, ValueError), (0, None, TypeError),
+     (0, True, TypeError), (0, 1.5, TypeError)],
+)  # fmt: skip
+def test_ports_that_are_refused(rank: int, port: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"port|invalid literal"):
+        TCPStoreBarrier(rank, 2, "p", 20, True, port, "127.0.0.1", 20)
+
+
+def test_a_port_in_digits(port: int) -> None:
+    with TCPStoreBarrier(0, 1, "p", 20, True, str(port), "127.0.0.1") as barrier:
+        assert barrier.store.port == port
+
+
+def test_a_second_barrier_wants_a_port_of_its_own(pair: list[TCPStoreBarrier]) -> None:
+    with pytest.raises(StoreConnectionError, match="in use"):
+        ranks.barrier(0, 2, pair[0].store.port)
+    in_threads(2, lambda rank: pair[rank].execute_barrier())
+
+
+def test_a_constructor_that_fails_leaves_nothing(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoreConnectionError):
+        TCPStoreBarrier(1, 2, "p", 0.05, True, port, "127.0.0.1", 20)
+    with pytest.raises(StoreTimeoutError, match="1 of 2 clients"):
+        TCPStoreBarrier(0, 2, "p", 0.05, True, port, "127.0.0.1", 20)
+    with monkeypatch.context() as patch, pytest.raises(StoreConnectionError, match="looking"):
+        patch.setattr(ElasticBarrier, "begin", mock.Mock(side_effect=StoreConnectionError("looking")))
+        TCPStoreBarrier(0, 1, "p", 20, True, port, "127.0.0.1", 20)
+    TCPStoreBarrier(0, 1, "p", 20, True, port, "127.0.0.1", 20).close()
+
+
+# -- who leaves first
+
+
+def test_any_rank_leaves_first() -> None:
+    def party(rank: int, port: int) -> None:
+        with ranks.barrier(rank, 3, port) as barrier:
+            for _ in range(3):
+                barrier.execute_barrier()
+
+    for _ in range(10):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        in_threads(3, lambda rank, port=port: party(rank, port))
+
+
+@pytest.mark.parametrize("how", ["close", "drop"])
+def test_rank_0_leaves_when_the_others_have_seen_how_it_ended(pair: list[TCPStoreBarrier], how: str) -> None:
+    leaving = threading.Event()
+    wait, swap = pair[0].store.wait, pair[1].store.compare_set
+
+    def note_wait(*args: Any) -> None:
+        if args[-1] == _barrier_elastic.LINGER_S:
+            leaving.set()
+        wait(*args)
+
+    def late_swap(*args: Any) -> bytes:
+        leaving.wait(20)
+        return swap(*args)
+
+    def host(barrier: TCPStoreBarrier) -> None:
+        barrier.execute_barrier()
+        if how == "close":
+            barrier.close()
+        del barrier
+        gc.collect()
+        leaving.set()
+
+    pair[0].store.wait, pair[1].store.compare_set = note_wait, late_swap  # type: ignore[method-assign]
+    call = Later(host, pair.pop(0))
+    pair[0].execute_barrier()
+    call.result()
+    with pytest.raises(StoreConnectionError):
+        pair[0].execute_barrier()
+
+
+@pytest.mark.parametrize("how", ["interpreter", "fork", "spawn"])
+def test_so_does_rank_0_that_ends_with_its_process(port: int, team: Team, how: str) -> None:
+    child = team.start(ranks.end_after_one, port, how)
+    with ranks.late_reader(1, port) as one:
+        one.execute_barrier()
+    assert child.result() == 0
+
+
+def test_rank_0_that_aborts_and_leaves_is_told_from_one_that_is_gone(port: int) -> None:
+    def host() -> None:
+        with ranks.barrier(0, 2, port) as barrier:
+            barrier.store.wait(["job0/num_members"])
+            barrier.abort()
+
+    call = Later(host)
+    with ranks.late_reader(1, port) as one, pytest.raises(BrokenBarrierError, match=r"rank 0 called abort\(\)"):
+        one.execute_barrier()
+    call.result()
+
+
+def test_who_waits_for_rank_0_learns_that_it_left(pair: list[TCPStoreBarrier]) -> None:
+    call = Later(pair[1].execute_barrier)
+    pair[0].store.wait(["job0/num_members"])
+    pair[0].close()
+    with pytest.raises(BrokenBarrierError, match="rank 0 left the store"):
+        call.result()
+    with pytest.raises(StoreClosedError):
+        pair[0].execute_barrier()
+    pair[0].close()
+
+
+def test_rank_0_does_not_wait_for_ever(pair: list[TCPStoreBarrier], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_barrier_elastic, "LINGER_S", 0.05)
+    pair[1]._meeting._leave = lambda _: None  # type: ignore[method-assign]  # as one that was killed just then
+    in_threads(2, lambda rank: pair[rank].execute_barrier())
+    pair[0].close()
+    with pytest.raises(StoreConnectionError):
+        pair[1].execute_barrier()
+
+
+def test_rank_0_does_not_wait_for_who_was_not_there(
+    pair: list[TCPStoreBarrier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_barrier_elastic, "LINGER_S", 60)
+    pair[0].abort()
+    Later(pair[0].close).result()
+
+
+def test_a_server_that_is_gone_is_no_timeout(pair: list[TCPStoreBarrier]) -> None:
+    call = Later(pair[1].execute_barrier)
+    pair[0].store.wait(["job0/num_members"])
+    pair[0].store.close()
+    with pytest.raises(StoreConnectionError):
+        call.result()
+
+
+def test_a_forked_child_ends_nothing(pair: list[TCPStoreBarrier], team: Team) -> None:
+    def child(_: Any) -> None:
+        pair[0].close()
+
+    team.start(child, how="fork").result()
+    in_threads(2, lambda rank: pair[rank].execute_barrier())
+
+
+# -- a job
+
+
+def test_a_rank_that_is_killed_is_named_and_its_successor_takes_part(port: int, team: Team) -> None:
+    def start(rank: int, timeout: float = 20) -> Any:
+        return team.start(ranks.work, port, rank, 4, timeout)
+
+    def tell(turns: range | None, *to: int) -> list[Any]:
+        for rank in to:
+            crew[rank].say(turns)
+        return [] if turns is None else [crew[rank].hear() for rank in to]
+
+    crew = [start(0), start(1), start(2), start(3, timeout=0.5)]
+    assert [one.hear() for one in crew] == ["connected"] * 4
+    assert tell(range(20), 0, 1, 2, 3) == ["passed"] * 4
+    crew[2].kill()
+    told = tell(range(20, 21), 0, 1, 3)
+    assert told == [("BrokenBarrierError", (2,)), ("BrokenBarrierError", (2,)), ("TimedOutBarrierError", (2,))]
+    crew[2] = start(2)
+    assert crew[2].hear() == "connected"
+    assert tell(range(21, 40), 0, 1, 2, 3) == ["passed"] * 4
+    tell(None, 0)  # who ends first takes nobody along
+    tell(None, 1, 2, 3)
+    assert [one.result() for one in crew] == ["ended"] * 4
