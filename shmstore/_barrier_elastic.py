@@ -57,6 +57,9 @@ LINGER_S: Final = 5.0
 
 PASSED: Final = "passed"
 
+MENDED_BY: Final = "the next call of each meets again"
+"""What ends a break of a checkpoint barrier, for its text."""
+
 
 class ElasticBarrier:
     """One rank's part in a barrier that meets by `elastic.barrier`, call after call.
@@ -208,7 +211,7 @@ class ElasticBarrier:
         if cause.kind != "timeout" or late is None:
             return BrokenBarrierError(
                 f"barrier {self.prefix!r}: all gave up call {number}, as {cause.text(self.parties)} "
-                f"(rank {self.rank}, {self.store!r}; the next call of each meets again)",
+                f"(rank {self.rank}, {self.store!r}; {MENDED_BY})",
                 key=self.prefix,
                 epoch=number,
                 missing_ranks=cause.missing,
@@ -219,8 +222,7 @@ class ElasticBarrier:
         limit = seconds(self._span)
         return TimedOutBarrierError(
             f"barrier {self.prefix!r} timed out on rank {self.rank} after {span_text(late)}: {cause.arrived} of "
-            f"{self.parties} arrived; {text} (call {number}, limit {limit:g} s, {self.store!r}; the next call of each "
-            "meets again)",
+            f"{self.parties} arrived; {text} (call {number}, limit {limit:g} s, {self.store!r}; {MENDED_BY})",
             key=self.prefix,
             epoch=number,
             arrived=cause.arrived,

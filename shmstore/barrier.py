@@ -92,6 +92,8 @@ class Barrier:
     """
 
     _kinds: ClassVar[list[type[Barrier]]] = []
+    _mended_by: str = "broken until reset()"
+    """How those who were told of a break meet again, for its text; a barrier that stands on this one sets its own."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -364,7 +366,7 @@ class Barrier:
         mine = "" if self._rank is None else f" on rank {self._rank}"
         return TimedOutBarrierError(
             f"barrier {self.key!r} timed out{mine} after {span_text(elapsed)}: {arrived} of {self._parties} arrived; "
-            f"{who} (epoch {epoch}, limit {seconds(span):g} s, {self._store!r}; broken until reset())",
+            f"{who} (epoch {epoch}, limit {seconds(span):g} s, {self._store!r}; {self._mended_by})",
             key=self.key,
             epoch=epoch,
             arrived=arrived,
@@ -379,7 +381,7 @@ class Barrier:
         self._tell(epoch)
         text = (
             f"barrier {self.key!r} is broken: {cause.text(self._parties)} "
-            f"(epoch {epoch}, {self._store!r}; broken until reset())"
+            f"(epoch {epoch}, {self._store!r}; {self._mended_by})"
         )
         if cause.kind == "died":
             return PeerAtBarrierDiedError(

@@ -40,7 +40,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from shmstore import barrier
-from shmstore._barrier_elastic import ElasticBarrier
+from shmstore._barrier_elastic import MENDED_BY, ElasticBarrier
 from shmstore._barrier_words import Break
 from shmstore._deadline import as_timedelta
 from shmstore.errors import StoreError
@@ -164,7 +164,8 @@ class StoreBarrier(Barrier):
         if global_rank is None:  # the barrier below takes parties without ranks too
             raise TypeError("global_rank must be an int, not NoneType")
         self._barrier: Final = barrier.Barrier(store, barrier_prefix, global_world_size, global_rank, timeout_secs)
-        epoch, broken = self._barrier._now()  # noqa: SLF001 -- a part of the barrier
+        self._barrier._mended_by = MENDED_BY  # noqa: SLF001 -- a part of the barrier
+        epoch, broken = self._barrier._now()  # noqa: SLF001
         self._next = epoch if broken is None else epoch + 1
 
     def execute_barrier(self) -> None:

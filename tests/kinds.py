@@ -153,6 +153,18 @@ def warm_torch() -> None:
     torchs("torch.distributed").TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
+class OnTorch:
+    """For a suite whose fixture `kind` says which store: torch's own."""
+
+    @pytest.fixture(autouse=True, scope="class")
+    def warm(self) -> None:
+        warm_torch()
+
+    @pytest.fixture(params=TORCH)
+    def kind(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+
 _FACTORIES: dict[str, Callable[[str, str, Path, ExitStack], Callable[[], Any]]] = {
     "hash": _hash,
     "futex": _shm,

@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kinds import DUCKS, LONG, SEGMENT, TORCH, handles, warm_torch
+from kinds import DUCKS, LONG, SEGMENT, OnTorch, handles
 
 import shmstore
 from shmstore import _barrier_keys
 from shmstore._barrier_keys import KeyBarrier
 from shmstore.testing.barriers import BarrierContract, BarrierOnStoreContract
-
-torch_says = pytest.mark.filterwarnings("ignore::UserWarning")  # at import, that numpy is missing
 
 
 class Suite(BarrierOnStoreContract):
@@ -78,16 +76,7 @@ class TestByKeysOnMore(ByKeys):
         return str(request.param)
 
 
-@torch_says
-class TestOnTorch(Suite):
-    @pytest.fixture(autouse=True, scope="class")
-    def warm(self) -> None:
-        warm_torch()
-
-    @pytest.fixture(params=TORCH)
-    def kind(self, request: pytest.FixtureRequest) -> str:
-        return str(request.param)
-
+class TestOnTorch(OnTorch, Suite):
     @pytest.fixture(autouse=True)
     def short_slices(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What ends with a slice here: an interrupt, and a thread's hold of a TCPStore client."""

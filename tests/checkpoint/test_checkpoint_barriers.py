@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from kinds import DUCKS, LONG, SEGMENT, TORCH, handles, torchs, warm_torch
+from kinds import DUCKS, LONG, SEGMENT, OnTorch, handles, torchs
 
 import shmstore
 from shmstore import BarrierTimeoutError, BrokenBarrierError, ShmStore, checkpoint
@@ -75,6 +75,7 @@ class OnStore:
         assert caught.value.missing_ranks == (0, 1, 3)
         assert caught.value.timeout == 0.05
         assert "1 of 4 arrived" in str(caught.value)
+        assert "the next call of each meets again" in str(caught.value)
 
     def test_a_failure_leaves_the_stores_timeout(self, factory: Callable[[], Any]) -> None:
         store = factory()
@@ -189,15 +190,8 @@ class TestByKeys(Suite):
         assert type(make(0)._barrier) is KeyBarrier
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says at import that numpy is missing
-class TestOnTorch(OnStore):
-    @pytest.fixture(autouse=True, scope="class")
-    def warm(self) -> None:
-        warm_torch()
-
-    @pytest.fixture(params=TORCH)
-    def kind(self, request: pytest.FixtureRequest) -> str:
-        return str(request.param)
+class TestOnTorch(OnTorch, OnStore):
+    pass
 
 
 # -- over a TCPStore, by torchelastic's barrier

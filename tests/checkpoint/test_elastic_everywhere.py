@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kinds import SEGMENT, TORCH, handles, warm_torch
+from kinds import SEGMENT, OnTorch, handles
 
 from shmstore import elastic
 from shmstore.testing.contract import in_threads
@@ -57,12 +57,5 @@ class TestOnOurs(Suite):
         return str(request.param)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says at import that numpy is missing
-class TestOnTorch(Suite):
-    @pytest.fixture(autouse=True, scope="class")
-    def warm(self) -> None:
-        warm_torch()
-
-    @pytest.fixture(params=TORCH)
-    def kind(self, request: pytest.FixtureRequest) -> str:
-        return str(request.param)
+class TestOnTorch(OnTorch, Suite):
+    pass
