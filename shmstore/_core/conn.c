@@ -173,7 +173,7 @@ sst_conn *sst_conn_new(sst_server *v, int fd) {
     return c;
 }
 
-/* The links in `ready` and `dirty` stay: whoever walks those lists takes them out (server.c). */
+/* The links in `ready` and `dirty` stay: whoever walks those lists takes them out (loop.c). */
 void sst_conn_end(sst_conn *c) {
     if (c->state == SST_CONN_ENDED)
         return;

@@ -3,17 +3,22 @@
  * All of it belongs to the thread that serves, but where said. Of the bytes of others nothing is trusted: wire.c bounds
  * each request before it is looked into.
  *
+ *   server.c    start and stop, forks
+ *   loop.c      the thread that serves: epoll, passes, the stop
+ *   accept.c    the listening socket
+ *   stream.c    the socket of a connection
  *   conn.c      buffers, and the requests of a connection in their order
  *   answers.c   one function an operation
  *   wants.c     who waits for what, and the looks at it
- *   bell.c      the thread that hears the setters
- *   server.c    sockets, epoll, start and stop */
+ *   bell.c      the thread that hears the setters */
 #ifndef SST_CONN_H
 #define SST_CONN_H
 
 #include "bell.h"
 #include "ops.h"
 #include "wire.h"
+
+#include <unistd.h>
 
 /* Bytes [begin, end) of a block of `room`. */
 typedef struct {
@@ -130,6 +135,32 @@ static inline void sst_link_last(sst_link *list, sst_link *l) {
     list->prev = l;
 }
 
+static inline void sst_shut(int *fd) {
+    if (*fd >= 0)
+        (void)close(*fd);
+    *fd = -1;
+}
+
+/* -- loop.c ----------------------------------------------------------------------------------------------------------- */
+int sst_loop_open(sst_server *v); /* the descriptors that it needs beside listen_fd. SST_OK, or SST_ESYS */
+void *sst_loop(void *server);     /* all of the thread */
+/* epoll_ctl. What `tag` points at says of what an event is: v->listen_fd, v->bell, or else a connection. */
+int sst_watch(sst_server *v, int how, int fd, uint32_t events, void *tag);
+
+/* -- accept.c --------------------------------------------------------------------------------------------------------- */
+int sst_accept_begin(sst_server *v); /* 1, or 0 with errno */
+void sst_accept_some(sst_server *v);
+void sst_accept_again(sst_server *v); /* accept_ns has come */
+void sst_accept_end(sst_server *v);
+
+/* -- stream.c --------------------------------------------------------------------------------------------------------- */
+void sst_stream_open(sst_server *v, int fd); /* a connection of it, or closes it. guard: table */
+void sst_stream_serve(sst_conn *c, uint32_t events);
+void sst_stream_flush(sst_conn *c); /* sends what there is to send, and closes what is over */
+/* Nothing more is read. What is asked for is answered, but for waits. */
+void sst_stream_last(sst_conn *c);
+void sst_stream_close(sst_conn *c);
+
 /* -- conn.c ----------------------------------------------------------------------------------------------------------- */
 /* Room for n bytes more. 0: no memory, or beyond the limits. */
 int sst_buf_room(sst_server *v, sst_buf *b, size_t n);
@@ -139,7 +170,7 @@ void sst_buf_free(sst_server *v, sst_buf *b);
 sst_conn *sst_conn_new(sst_server *v, int fd); /* NULL: no memory */
 /* Its requests, in order, until one is not whole or cannot go on. Ends it where it breaks the rules. */
 void sst_conn_run(sst_conn *c);
-/* Everything of it but the socket and itself: server.c closes and frees. */
+/* Everything of it but the socket and itself: stream.c closes, and loop.c frees. */
 void sst_conn_end(sst_conn *c);
 void sst_conn_free(sst_conn *c);
 /* Adds to the answers. What does not fit ends the connection. */

@@ -22,7 +22,7 @@ FLOORS = {
     7: {"verify", "recover"},
     8: {"guard"},
     9: {"ops", "ops_many", "ops_queue", "ops_wait", "attach", "ranks", "proof", "barrier", "breaks"}
-    | {"server", "conn", "answers", "wants", "bell"},
+    | {"server", "loop", "accept", "stream", "conn", "answers", "wants", "bell"},
     10: {"doors"},
 }
 FLOOR_OF = {stem: floor for floor, stems in FLOORS.items() for stem in stems}

@@ -175,6 +175,7 @@ PRIVATE: dict[str, dict[str, str]] = {
     "barrier.c": {"place": "word"},
     "breaks.c": {"some": "stripe from", "free_one": "cls"},
     "conn.c": {"sst_buf_room": "at b->at", "sst_conn_say": "out->at"},
+    "conn.h": {"sst_shut": "fd"},
     "guard.h": {"sst_read_begin": "seq"},
     "heap.c": {"take_free": "ref", "sst_heap_take": "ref"},
     "ops.c": {
@@ -191,7 +192,7 @@ PRIVATE: dict[str, dict[str, str]] = {
     "peers.c": {"find_slot": "owner", "sst_holder": "slot pid"},
     "queue.c": {"sst_queue_first": "ref len", "sst_queue_walk": "count last"},
     "segment.c": {"read_header": "bytes", "sst_file_grow": "size"},
-    "server.c": {"shut_fd": "fd", "receive": "in->at"},
+    "stream.c": {"receive": "in->at"},
     "table.c": {"sst_decimal": "text"},
     "verify.c": {
         "broke": "w->report",

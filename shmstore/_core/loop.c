@@ -1,0 +1,153 @@
+/* loop.c -- the thread that serves (floor C9): one epoll set, pass after pass, and the stop.
+ *
+ * It never blocks but in epoll_wait. A pass: what epoll says, then what was put off, then the looks at moved events, then
+ * the answers go out; it sleeps only when nothing is left to do now. The order matters at its end: nothing is armed
+ * between the last look and the sleep (bell.c).
+ *
+ *   stop          means                                                                 next
+ *   not asked     passes                                                                begun, by sst_server_stop
+ *   begun         nobody is let in, nothing new is read; what came is answered; until   over, when no connection is left or
+ *                 drain_until                                                           drain_until has come
+ *   over          all sockets are closed, the thread ends                               */
+#include "clock.h"
+#include "conn.h"
+#include "errors.h"
+#include "event.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+enum { EVENTS = 256, STUCK_MS = 4 };
+#define MS_NS UINT64_C(1000000)
+
+int sst_watch(sst_server *v, int how, int fd, uint32_t events, void *tag) {
+    struct epoll_event e = {.events = events, .data.ptr = tag};
+    return epoll_ctl(v->epoll_fd, how, fd, &e);
+}
+
+int sst_loop_open(sst_server *v) {
+    v->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    v->bell.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (v->epoll_fd < 0 || v->bell.fd < 0 || sst_watch(v, EPOLL_CTL_ADD, v->bell.fd, EPOLLIN, &v->bell) != 0 ||
+        !sst_accept_begin(v))
+        return sst_fail_errno(SST_ESYS);
+    return SST_OK;
+}
+
+/* -- passes ----------------------------------------------------------------------------------------------------------- */
+static void bury(sst_server *v) {
+    while (sst_linked(&v->dead))
+        sst_conn_free(SST_OF(sst_conn, link, v->dead.next));
+}
+
+/* Runs again what was put off, each once. */
+static void run_ready(sst_server *v) {
+    sst_link todo;
+    sst_link_init(&todo);
+    while (sst_linked(&v->ready))
+        sst_link_last(&todo, v->ready.next);
+    uint64_t now = sst_linked(&todo) ? sst_now_ns() : 0;
+    while (sst_linked(&todo)) {
+        sst_conn *c = SST_OF(sst_conn, ready, todo.next);
+        sst_link_out(&c->ready);
+        c->served = 0;
+        if (c->busy_ns > now)
+            sst_link_last(&v->ready, &c->ready);
+        else if (c->state != SST_CONN_ENDED)
+            sst_conn_run(c);
+        sst_link_last(&v->dirty, &c->dirty);
+    }
+}
+
+static void flush_all(sst_server *v) {
+    while (sst_linked(&v->dirty)) {
+        sst_conn *c = SST_OF(sst_conn, dirty, v->dirty.next);
+        sst_link_out(&c->dirty);
+        c->served = 0;
+        sst_stream_flush(c);
+    }
+}
+
+/* Milliseconds until something is to be done without being told: -1 never. */
+static int patience(const sst_server *v, uint64_t now) {
+    uint64_t until = SST_FOREVER;
+    for (const sst_link *l = v->ready.next; l != &v->ready; l = l->next)
+        until = sst_earlier(until, SST_OF(const sst_conn, ready, l)->busy_ns);
+    if (sst_linked(&v->grants))
+        until = sst_earlier(until, SST_OF(const sst_conn, granted, v->grants.next)->grant_ns);
+    if (v->stuck)
+        until = sst_earlier(until, sst_after(now, STUCK_MS * MS_NS));
+    if (v->accept_ns)
+        until = sst_earlier(until, v->accept_ns);
+    if (v->drain_until)
+        until = sst_earlier(v->drain_until, sst_after(now, STUCK_MS * MS_NS));
+    if (until == SST_FOREVER)
+        return -1;
+    uint64_t ms = until <= now ? 0 : (until - now + MS_NS - 1) / MS_NS;
+    return ms > 60000 ? 60000 : (int)ms;
+}
+
+static void pass(sst_server *v, const struct epoll_event *events, int n) {
+    for (int i = 0; i < n; i++) {
+        if (events[i].data.ptr == &v->listen_fd)
+            sst_accept_some(v);
+        else if (events[i].data.ptr == &v->bell)
+            sst_bell_heard(&v->bell);
+        else
+            sst_stream_serve(events[i].data.ptr, events[i].events);
+    }
+    run_ready(v);
+    uint64_t now = sst_linked(&v->grants) || v->accept_ns ? sst_now_ns() : 0;
+    sst_grants_expire(v, now);
+    if (v->accept_ns && v->accept_ns <= now)
+        sst_accept_again(v);
+    v->stuck = 0;
+    sst_wants_scan(v); /* after the last request of the pass: nothing is armed between here and the sleep */
+    flush_all(v);
+    bury(v);
+}
+
+/* -- from the first pass to the last ---------------------------------------------------------------------------------- */
+/* The first step of a stop. */
+static void begin_stop(sst_server *v) {
+    v->drain_until = sst_after(sst_now_ns(), v->drain_ns);
+    sst_accept_end(v);
+    for (sst_link *l = v->conns.next, *next; l != &v->conns; l = next) {
+        next = l->next;
+        sst_conn *c = SST_OF(sst_conn, link, l);
+        if (c->state == SST_CONN_OPEN) /* whether it is full or not: one read */
+            sst_stream_serve(c, EPOLLIN);
+        sst_stream_last(c);
+    }
+}
+
+static void end_all(sst_server *v) {
+    while (sst_linked(&v->conns))
+        sst_stream_close(SST_OF(sst_conn, link, v->conns.next));
+    bury(v);
+}
+
+void *sst_loop(void *arg) {
+    sst_server *v = arg;
+    struct epoll_event events[EVENTS];
+    sst_event_serve(v->seg);
+    for (;;) {
+        int n = epoll_wait(v->epoll_fd, events, EVENTS, patience(v, sst_now_ns()));
+        if (sst_begin(v->seg) != SST_OK)
+            break;
+        if (ld32_acquire(&v->stop) && v->drain_until == 0)
+            begin_stop(v);
+        pass(v, events, n > 0 ? n : 0);
+        sst_end(v->seg);
+        if (v->drain_until)
+            for (sst_link *l = v->conns.next; l != &v->conns; l = l->next)
+                sst_link_last(&v->dirty, &SST_OF(sst_conn, link, l)->dirty);
+        if (v->drain_until && (!sst_linked(&v->conns) || sst_now_ns() >= v->drain_until))
+            break;
+    }
+    end_all(v);
+    sst_event_serve(NULL);
+    sst_accept_end(v);
+    own_st64(&v->count.running, 0);
+    return NULL;
+}

@@ -1,0 +1,170 @@
+/* stream.c -- the socket of one connection (floor C9): set up, read, written, watched and closed. Which bytes are a request,
+ * and what is done about it, is conn.c's; when it is the turn of which connection, loop.c's. The states: conn.h.
+ *
+ * Every read and write is one that does not wait. What could not be written is written when epoll says so; a peer that
+ * does not read is not read from either, so that it cannot make its answers grow without end. */
+#include "conn.h"
+
+#include <errno.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+/* -- begins and ends -------------------------------------------------------------------------------------------------- */
+static void set_up(int fd) {
+    static const struct {
+        int level, name, value;
+    } options[] = {
+        {IPPROTO_TCP, TCP_NODELAY, 1},   {SOL_SOCKET, SO_KEEPALIVE, 1}, /* a host that is gone is found in 2 min */
+        {IPPROTO_TCP, TCP_KEEPIDLE, 60}, {IPPROTO_TCP, TCP_KEEPINTVL, 15},
+        {IPPROTO_TCP, TCP_KEEPCNT, 4},   {IPPROTO_TCP, TCP_USER_TIMEOUT, 120000},
+    };
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) /* each a help, none a need */
+        (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(int));
+}
+
+void sst_stream_open(sst_server *v, int fd) {
+    sst_conn *c = sst_conn_new(v, fd);
+    if (c == NULL || sst_watch(v, EPOLL_CTL_ADD, fd, EPOLLIN, c) != 0) {
+        if (c)
+            sst_conn_free(c);
+        (void)close(fd);
+        return;
+    }
+    c->events = EPOLLIN;
+    set_up(fd);
+    sst_link_last(&v->conns, &c->link);
+    sst_count(&v->count.connections, 1);
+    sst_count(&v->count.open, 1);
+}
+
+/* Out of epoll by hand, and shut down by hand: a child that was forked a moment ago may have the same open file, and then
+ * close alone would do neither. */
+void sst_stream_close(sst_conn *c) {
+    sst_server *v = c->server;
+    sst_conn_end(c);
+    sst_link_out(&c->ready);
+    sst_link_out(&c->dirty);
+    (void)pthread_mutex_lock(&v->table);
+    (void)sst_watch(v, EPOLL_CTL_DEL, c->fd, 0, NULL);
+    (void)shutdown(c->fd, SHUT_RDWR);
+    sst_shut(&c->fd);
+    sst_link_last(&v->dead, &c->link);
+    (void)pthread_mutex_unlock(&v->table);
+    sst_count(&v->count.open, -1);
+}
+
+void sst_stream_last(sst_conn *c) {
+    if (c->state != SST_CONN_ENDED)
+        c->state = SST_CONN_LAST;
+    sst_wants_drop(c);
+    sst_link_last(&c->server->dirty, &c->dirty); /* sst_stream_flush closes it when nothing is left */
+}
+
+/* -- reads and writes ------------------------------------------------------------------------------------------------- */
+static size_t unsent(const sst_conn *c) { return c->out.end - c->out.begin; }
+
+/* What the connection is to be woken for. */
+static void rewatch(sst_conn *c) {
+    uint32_t events = unsent(c) > 0 ? EPOLLOUT : 0;
+    if (c->state != SST_CONN_LAST && unsent(c) <= SST_CONN_HIGH && c->busy_ns == 0)
+        events |= EPOLLIN;
+    if (events == c->events)
+        return;
+    c->events = events;
+    if (sst_watch(c->server, EPOLL_CTL_MOD, c->fd, events, c) != 0)
+        sst_stream_close(c);
+}
+
+/* Reads once: into the connection's own block, and what does not fit there into the server's. */
+static void receive(sst_conn *c) {
+    sst_server *v = c->server;
+    sst_buf *in = &c->in;
+    size_t used = in->end - in->begin, want = c->frame.need > used ? c->frame.need - used : 1;
+    if (!sst_buf_room(v, in, want < sizeof v->scratch ? want : sizeof v->scratch)) {
+        sst_count(&v->count.refused, 1);
+        sst_conn_end(c);
+        return;
+    }
+    struct iovec parts[2] = {{in->at + in->end, in->room - in->end}, {v->scratch, sizeof v->scratch}};
+    ssize_t n = readv(c->fd, parts, 2);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n < 0) {
+        sst_conn_end(c);
+        return;
+    }
+    if (n == 0) {
+        sst_stream_last(c);
+        return;
+    }
+    sst_count(&v->count.bytes_in, n);
+    size_t own = (size_t)n < parts[0].iov_len ? (size_t)n : parts[0].iov_len;
+    in->end += own;
+    if ((size_t)n > own) {
+        if (!sst_buf_room(v, in, (size_t)n - own)) {
+            sst_conn_end(c);
+            return;
+        }
+        memcpy(in->at + in->end, v->scratch, (size_t)n - own);
+        in->end += (size_t)n - own;
+    }
+}
+
+/* A socket that is closed while its peer has not taken all may lose the rest: a stop waits for that, too. Nothing tells
+ * when the last byte was taken, so the stop asks. */
+static int untaken(const sst_conn *c) {
+    int n = 0;
+    return c->server->drain_until != 0 && ioctl(c->fd, SIOCOUTQ, &n) == 0 && n > 0;
+}
+
+/* A stop reads once more: bytes that arrived since would make the kernel reset the connection, and lose the answers. */
+static int unread(const sst_conn *c) {
+    int n = 0;
+    return c->server->drain_until != 0 && ioctl(c->fd, SIOCINQ, &n) == 0 && n > 0;
+}
+
+void sst_stream_flush(sst_conn *c) {
+    int was_full = unsent(c) > SST_CONN_HIGH;
+    while (c->state != SST_CONN_ENDED && unsent(c) > 0) {
+        ssize_t n = send(c->fd, c->out.at + c->out.begin, unsent(c), MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            break;
+        if (n < 0) {
+            sst_conn_end(c);
+            break;
+        }
+        sst_count(&c->server->count.bytes_out, n);
+        sst_buf_drop(c->server, &c->out, (size_t)n);
+    }
+    if (was_full && unsent(c) <= SST_CONN_HIGH && c->in.begin < c->in.end)
+        sst_link_last(&c->server->ready, &c->ready);
+    int over = c->state == SST_CONN_LAST && unsent(c) == 0 && !sst_linked(&c->ready);
+    if (over && unread(c)) {
+        receive(c);
+        sst_conn_run(c);
+        sst_link_last(&c->server->dirty, &c->dirty);
+    } else if (c->state == SST_CONN_ENDED || (over && !untaken(c)))
+        sst_stream_close(c);
+    else
+        rewatch(c);
+}
+
+void sst_stream_serve(sst_conn *c, uint32_t events) {
+    if (c->state == SST_CONN_ENDED)
+        return;
+    if ((events & EPOLLIN) && c->state != SST_CONN_LAST) {
+        receive(c);
+        if (c->state != SST_CONN_ENDED && c->busy_ns == 0 && !sst_linked(&c->ready))
+            sst_conn_run(c);
+    } else if (events & (EPOLLERR | EPOLLHUP)) {
+        sst_conn_end(c);
+    }
+    sst_link_last(&c->server->dirty, &c->dirty);
+}
