@@ -1,4 +1,5 @@
-/* ops.c -- the verbs on keys (floor C9); waits stand in ops_wait.c, queues in ops_queue.c, many keys at once in ops_many.c.
+/* ops.c -- the verbs on keys (floor C9); waits stand in ops_wait.c, queues in ops_queue.c, many keys at once in ops_many.c,
+ * c10d's barrier in ops_barrier.c.
  *
  * Each verb: place the key, enter its stripe, find it, prepare blocks (nothing a reader sees), then between write_begin
  * and write_end the one store that commits. Crash story of each store: recover.c. */

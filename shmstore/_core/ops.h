@@ -40,6 +40,13 @@ int sst_op_add(sst_op *op, const sst_place *place, int64_t n, int64_t *value);
 /* The number that add would start from. SST_ENOTINT, SST_ERANGE, SST_ECORRUPT. */
 int sst_op_number(sst_seg *s, const sst_entry *e, int64_t *n);
 
+/* c10d's barrier, under the stripe's lock: the arrival, where *arrived is 0, and the look at the count. 1: all have come,
+ * and all who wait were marked. 0: not yet; the caller has its place in *waiter, if there was one. */
+int sst_op_meet(sst_op *op, int64_t parties, uint32_t *arrived, int64_t *count, uint32_t *waiter, uint32_t rank);
+int sst_op_passed(sst_seg *s, uint32_t waiter); /* 1: that place was marked: all had come */
+/* Living poppers that stand in the queue's line with a lower ticket than `mine`. */
+uint64_t sst_op_line(sst_seg *s, const sst_key *key, uint64_t mine);
+
 /* Claims the slot of a wait, once. All taken: the wait goes on without one and is not to be seen from outside. */
 void sst_op_announce(sst_op *op, uint32_t *waiter, uint32_t rank);
 /* Before a park: yields for a while, or not, while the word has the value. 1: it has changed. */

@@ -48,12 +48,11 @@ int sst_queue_push(sst_seg *s, uint32_t space, const char *key, size_t klen, con
 }
 
 /* The queue's name in a waiter slot: hash and space. */
-static uint32_t line_of(const sst_op *op) { return (uint32_t)(op->key.whole >> 32); }
+static uint32_t line_of(const sst_key *key) { return (uint32_t)(key->whole >> 32); }
 
-/* Living tickets of the queue before `mine`. Under the stripe lock: nobody gets a ticket here meanwhile. */
-static uint64_t ahead(const sst_op *op, uint64_t mine) {
-    sst_seg *s = op->s;
-    uint32_t home = sst_waiter_home(s, &op->stripe->event), span = sst_waiter_span(s, home);
+/* Under the stripe lock nobody gets a ticket here meanwhile. A server asks without it: what it is told is a hint. */
+uint64_t sst_op_line(sst_seg *s, const sst_key *key, uint64_t mine) {
+    uint32_t home = sst_waiter_home(s, &sst_stripe_at(s, key->stripe)->event), span = sst_waiter_span(s, home);
     uint64_t n = 0;
     for (uint32_t i = 0; i < span; i++) {
         sst_waiter_slot *w = sst_waiter_near(s, home, i);
@@ -61,7 +60,7 @@ static uint64_t ahead(const sst_op *op, uint64_t mine) {
             ld32_acquire(&w->owner); /* SYNC waiter-slot: acquire; the ticket is this owner's, or younger */
         uint64_t ticket = ld64(&w->ticket);
         if (ticket == 0 || ticket >= mine || (ticket & SST_TICKET_BARRIER) || (owner & SST_WIPING) ||
-            ld32(&w->queue) != line_of(op) || ld32(&w->stripe) != op->key.stripe + 1)
+            ld32(&w->queue) != line_of(key) || ld32(&w->stripe) != key->stripe + 1)
             continue;
         if (sst_alive(s, owner))
             n++;
@@ -104,7 +103,7 @@ static void stand(sst_op *op, uint32_t *waiter, uint32_t rank) {
     sst_waiter_slot *w = sst_waiter_mine(op->s, *waiter);
     if (w && ld64(&w->ticket) == 0) {
         uint64_t number = ld64(&op->stripe->tickets) + 1;
-        st32(&w->queue, line_of(op));
+        st32(&w->queue, line_of(&op->key));
         st64(&op->stripe->tickets, number);
         st64(&w->ticket, number);
     }
@@ -123,7 +122,7 @@ static int pop_once(sst_op *op, int block, char *buf, size_t room, size_t *len, 
         sst_waiter_slot *w = sst_waiter_mine(s, *waiter);
         uint64_t mine = w && ld64(&w->ticket) ? ld64(&w->ticket) : UINT64_MAX;
         uint64_t items = place.entry ? ld64(&place.entry->word) : 0;
-        if (items > 0 && items > ahead(op, mine)) {
+        if (items > 0 && items > sst_op_line(s, &op->key, mine)) {
             r = take_first(op, &place, buf, room, len);
             if (r == SST_OK)
                 sst_waiter_free(s, waiter); /* its ticket goes with the item, under the same lock */

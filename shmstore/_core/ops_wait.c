@@ -1,10 +1,5 @@
-/* ops_wait.c -- verbs that park (floor C9): wait, and c10d's barrier; the queues stand in ops_queue.c.
- *
- * The barrier counts its arrivals under the key, as c10d's server does. Who is not the last holds a waiter slot whose
- * ticket names the key's hash. The arrival that makes the count full marks each such slot PASSED under the stripe lock,
- * as that server answers its waiting clients: so a key that somebody deletes straight away holds up nobody. Where the
- * last arriver dies before it marked all, or the count is made full by another verb, a waiter finds the count full at
- * its next look, and marks the others. */
+/* ops_wait.c -- verbs that park (floor C9): waits for keys, and what all parks begin with, the yields. The queues stand in
+ * ops_queue.c, c10d's barrier in ops_barrier.c. */
 #include "ops.h"
 #include "clock.h"
 #include "waiter.h"
@@ -124,84 +119,4 @@ int sst_wait(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t 
         sst_waiter_free(s, waiter);
     sst_end(s);
     return r == 1 ? SST_OK : r;
-}
-
-/* -- barrier --------------------------------------------------------------------------------------------------------- */
-static uint64_t barrier_ticket(const sst_op *op) { return SST_TICKET_BARRIER | (op->key.whole & SST_TICKET_HASH); }
-
-/* Marks the slots that wait at this key for `count` arrivals or fewer. Under the stripe lock; a slot may change hands
- * meanwhile, so the mark is a CAS from this key's own ticket. */
-static void mark_passed(sst_op *op, int64_t count) {
-    sst_seg *s = op->s;
-    uint32_t home = sst_waiter_home(s, &op->stripe->event), span = sst_waiter_span(s, home);
-    uint64_t ticket = barrier_ticket(op);
-    for (uint32_t i = 0; i < span; i++) {
-        sst_waiter_slot *w = sst_waiter_near(s, home, i);
-        if (ld64(&w->ticket) == ticket && (int64_t)ld32(&w->queue) <= count)
-            (void)cas64_acq_rel(&w->ticket, ticket, ticket | SST_TICKET_PASSED); /* SYNC barrier-pass: release; pairs
-                                                                                    with the acquire in passed() */
-    }
-    op->wake |= sst_event_bump(op->stripe);
-}
-
-static int passed(sst_seg *s, uint32_t waiter) {
-    sst_waiter_slot *w = sst_waiter_mine(s, waiter);
-    /* SYNC barrier-pass: acquire; what the last to arrive did before it is seen by those who pass */
-    return w && (ld64_acquire(&w->ticket) & SST_TICKET_PASSED) != 0;
-}
-
-/* One look under the lock, and the arrival if it is the first: SST_OK, or SST_EAGAIN with the value to park on. */
-static int barrier_look(sst_op *op, uint32_t parties, uint32_t *arrived, int64_t *count, uint32_t *waiter,
-                        uint32_t rank, uint32_t *value) {
-    sst_seg *s = op->s;
-    sst_place place;
-    int r = sst_enter(s, op->key.stripe, op->deadline_ns, 0);
-    if (r != SST_OK)
-        return r;
-    r = sst_table_find(s, &op->key, SST_KIND_KEY, &place);
-    *count = 0;
-    if (r == SST_OK && !*arrived) {
-        r = sst_op_add(op, &place, 1, count);
-        *arrived = r == SST_OK;
-    } else if (r == SST_OK && place.entry && sst_op_number(s, place.entry, count) != SST_OK) {
-        *count = 0; /* somebody has overwritten it with what is no number: nobody is known to have come */
-    }
-    if (r == SST_OK && *count >= (int64_t)parties) {
-        mark_passed(op, *count);
-    } else if (r == SST_OK && !passed(s, *waiter)) {
-        sst_op_announce(op, waiter, rank);
-        sst_waiter_slot *w = sst_waiter_mine(s, *waiter);
-        if (w && ld64(&w->ticket) == 0) {
-            st32(&w->queue, parties);
-            st64(&w->ticket, barrier_ticket(op));
-        }
-        r = SST_EAGAIN;
-    }
-    *value = sst_event_arm(op->stripe);
-    sst_exit(s, op->key.stripe, op->wake);
-    op->wake = 0;
-    return r;
-}
-
-int sst_barrier(sst_seg *s, uint32_t space, const char *key, size_t klen, uint32_t parties, uint32_t *arrived,
-                int64_t *count, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns) {
-    sst_op op;
-    int r = sst_op_begin(&op, s, space, key, klen, deadline_ns, 0);
-    if (r != SST_OK)
-        return r;
-    r = s->readonly || parties == 0 ? SST_EINVAL : SST_OK;
-    for (int parked = 0; r == SST_OK && !passed(s, *waiter); parked = 1) {
-        uint32_t value = 0;
-        r = barrier_look(&op, parties, arrived, count, waiter, rank, &value);
-        if (r != SST_EAGAIN)
-            break;
-        r = sst_now_ns() >= deadline_ns                                    ? SST_ETIMEDOUT
-            : parked                                                       ? SST_EAGAIN
-            : sst_yield(&s->yields, &op.stripe->event, value, deadline_ns) ? SST_OK
-                                                                           : sst_op_park(&op, value, *waiter, slice_ns);
-    }
-    if (r == SST_OK || r == SST_ETIMEDOUT)
-        sst_waiter_free(s, waiter);
-    sst_end(s);
-    return r;
 }

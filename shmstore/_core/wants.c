@@ -15,9 +15,8 @@
  * or GRANT_NS are over, and an item that is granted, or that a local popper stands in line for, is told to nobody else.
  * A grant is a courtesy, no claim: a pop that does not wait may be quicker.
  *
- * Barriers. The arrival and the ticket in a waiter slot are made under the stripe lock, as in ops_wait.c: whoever makes
- * the count full, here or locally, marks all tickets of that key PASSED, so that nobody is lost when the key is deleted
- * straight away. Without a free slot the count alone decides. */
+ * Barriers. A connection stands at one as a local caller does, in a waiter slot that the last to arrive marks: whoever that
+ * is, here or in another process, and whatever becomes of the key then (ops_barrier.c). */
 #include "conn.h"
 #include "clock.h"
 #include "errors.h"
@@ -68,23 +67,6 @@ static int check(sst_seg *s, const sst_key *key, uint32_t flags) {
     return r == SST_EBUSY || r == SST_EINTR ? SST_EAGAIN : r;
 }
 
-/* Living poppers that stand in the queue's line: ops_queue.c. */
-static int64_t in_line(sst_seg *s, const sst_key *key) {
-    const uint32_t *event = &sst_stripe_at(s, key->stripe)->event;
-    uint32_t home = sst_waiter_home(s, event), span = sst_waiter_span(s, home);
-    int64_t n = 0;
-    for (uint32_t i = 0; i < span; i++) {
-        const sst_waiter_slot *w = sst_waiter_near(s, home, i);
-        uint32_t owner =
-            ld32_acquire(&w->owner); /* SYNC waiter-slot: acquire; the ticket is this owner's, or younger */
-        uint64_t ticket = ld64(&w->ticket);
-        n += ticket != 0 && !(ticket & SST_TICKET_BARRIER) && !(owner & SST_WIPING) &&
-             ld32(&w->queue) == (uint32_t)(key->whole >> 32) && ld32(&w->stripe) == key->stripe + 1 &&
-             sst_alive(s, owner);
-    }
-    return n;
-}
-
 static int64_t granted(const sst_server *v, const sst_key *key) {
     int64_t n = 0;
     for (const sst_link *l = v->grants.next; l != &v->grants; l = l->next)
@@ -108,7 +90,7 @@ static int there(sst_server *v, const sst_key *key) {
     if (r != SST_OK)
         return r == SST_EBUSY || r == SST_EINTR ? SST_EAGAIN : r;
     n -= granted(v, key);
-    return n > 0 && n > in_line(s, key) ? 2 : 0;
+    return n > 0 && (uint64_t)n > sst_op_line(s, key, UINT64_MAX) ? 2 : 0;
 }
 
 static void grant(sst_conn *c, const sst_key *key) {
@@ -137,63 +119,21 @@ void sst_grants_expire(sst_server *v, uint64_t now) {
 }
 
 /* -- barriers --------------------------------------------------------------------------------------------------------- */
-static int passed(sst_seg *s, const sst_want *w) {
-    const sst_waiter_slot *slot = sst_waiter_mine(s, w->waiter);
-    /* SYNC barrier-pass: acquire; what the last to arrive did before it is seen by those who are told */
-    return slot && (ld64_acquire(&slot->ticket) & SST_TICKET_PASSED) != 0;
-}
-
-static void pass_all(sst_op *op, int64_t count) {
-    sst_seg *s = op->s;
-    uint32_t home = sst_waiter_home(s, &op->stripe->event), span = sst_waiter_span(s, home);
-    uint64_t ticket = SST_TICKET_BARRIER | (op->key.whole & SST_TICKET_HASH);
-    for (uint32_t i = 0; i < span; i++) {
-        sst_waiter_slot *slot = sst_waiter_near(s, home, i);
-        if (ld64(&slot->ticket) == ticket && (int64_t)ld32(&slot->queue) <= count)
-            (void)cas64_acq_rel(&slot->ticket, ticket, ticket | SST_TICKET_PASSED); /* SYNC barrier-pass: release */
-    }
-    op->wake |= sst_event_bump(op->stripe);
-}
-
-static void stand(sst_op *op, sst_want *w) {
-    if (w->parties > UINT32_MAX)
-        return; /* never marked: a slot has 32 bits for it */
-    sst_op_announce(op, &w->waiter, 0);
-    sst_waiter_slot *slot = sst_waiter_mine(op->s, w->waiter);
-    if (slot && ld64(&slot->ticket) == 0) {
-        st32(&slot->queue, (uint32_t)w->parties);
-        st64(&slot->ticket, SST_TICKET_BARRIER | (op->key.whole & SST_TICKET_HASH));
-    }
-}
-
-/* One look under the lock, and with `arrive` the arrival. 1: all have come; 0: not. */
-static int meet(sst_seg *s, sst_want *w, int arrive, uint32_t flags) {
+/* One look under the lock, and the arrival if it is the first. 1: all have come; 0: not. */
+static int meet(sst_seg *s, sst_want *w, uint32_t *arrived, uint32_t flags) {
     sst_op op;
-    sst_place place;
-    int64_t count = 0;
+    int64_t count;
     int r = sst_op_enter(&op, s, w->key.space, w->key.bytes, w->key.len, 0, flags);
-    if (r != SST_OK)
-        return r;
-    r = sst_table_find(s, &op.key, SST_KIND_KEY, &place);
-    if (r == SST_OK && arrive)
-        r = sst_op_add(&op, &place, 1, &count);
-    else if (r == SST_OK && place.entry && sst_op_number(s, place.entry, &count) != SST_OK)
-        count = 0; /* somebody has overwritten it with what is no number: nobody is known to have come */
-    if (r == SST_OK && count >= w->parties) {
-        pass_all(&op, count);
-        r = 1;
-    } else if (r == SST_OK) {
-        stand(&op, w);
-    }
-    return sst_op_exit(&op, r);
+    return r == SST_OK ? sst_op_exit(&op, sst_op_meet(&op, w->parties, arrived, &count, &w->waiter, 0)) : r;
 }
 
 static int all_met(sst_seg *s, sst_want *w) {
-    if (passed(s, w))
+    uint32_t arrived = 1;
+    if (sst_op_passed(s, w->waiter))
         return 1;
-    int r = meet(s, w, 0, SST_TRY);
+    int r = meet(s, w, &arrived, SST_TRY);
     if (r == SST_EAGAIN && !sst_held(s, w->key.stripe))
-        r = meet(s, w, 0, 0);
+        r = meet(s, w, &arrived, 0);
     return r == SST_EBUSY || r == SST_EINTR ? SST_EAGAIN : r;
 }
 
@@ -372,7 +312,8 @@ int sst_wants_meet(sst_conn *c, sst_text key, int64_t parties, uint32_t flags) {
     int r = sst_wire_key(v->seg, (sst_text){copy, key.len}, &w->key);
     if (r == SST_OK) {
         arm(v, w->key.stripe); /* before the arrival: the last one may come straight after it */
-        r = meet(v->seg, w, 1, flags);
+        uint32_t arrived = 0;
+        r = meet(v->seg, w, &arrived, flags);
         if (r != 0 && v->index[w->key.stripe] == 0)
             sst_bell_unwatch(&v->bell, w->key.stripe);
     }

@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant("slot-stripe", "attach.c", " || stripe == 0 || stripe > SST_AT_REUSABLE", " || stripe == 0"),
     Mutant(
         "arrivals-ahead",
-        "barrier.c",
+        "barrier_wait.c",
         "return ld64_acquire(&p->state) == st ? SST_ECORRUPT : SST_EAGAIN;",
         "return SST_EAGAIN;",
     ),

@@ -21,7 +21,8 @@ FLOORS = {
     6: {"table", "event", "queue"},
     7: {"verify", "recover"},
     8: {"guard"},
-    9: {"ops", "ops_many", "ops_queue", "ops_wait", "attach", "ranks", "proof", "barrier", "breaks"}
+    9: {"ops", "ops_many", "ops_queue", "ops_wait", "ops_barrier", "attach", "ranks", "proof", "breaks"}
+    | {"barrier", "barrier_open", "barrier_seats", "barrier_wait"}
     | {"server", "loop", "accept", "stream", "conn", "answers", "wants", "bell"},
     10: {"doors"},
 }

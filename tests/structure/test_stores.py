@@ -172,7 +172,7 @@ def function_name(code: str) -> str:
 PRIVATE: dict[str, dict[str, str]] = {
     "answers.c": {"said": "at", "answer_queue_pop": "at", "set_space": "klens", "list_space": "n list->at"},
     "attach.c": {"sst_self": "slot gen"},
-    "barrier.c": {"place": "word"},
+    "barrier_wait.c": {"place": "word"},
     "breaks.c": {"some": "stripe from", "free_one": "cls"},
     "conn.c": {"sst_buf_room": "at b->at", "sst_conn_say": "out->at"},
     "conn.h": {"sst_shut": "fd"},
@@ -188,7 +188,8 @@ PRIVATE: dict[str, dict[str, str]] = {
     },
     "ops_many.c": {"fold": "bucket", "sst_num_keys": "n", "list_one": "to->buf", "sst_list_keys": "used cursor"},
     "ops_queue.c": {"take_first": "len", "pop_once": "value", "sst_queue_len": "n"},
-    "ops_wait.c": {"sst_waiter_release": "waiter", "barrier_look": "count arrived value"},
+    "ops_barrier.c": {"sst_op_meet": "count arrived", "look": "value"},
+    "ops_wait.c": {"sst_waiter_release": "waiter"},
     "peers.c": {"find_slot": "owner", "sst_holder": "slot pid"},
     "queue.c": {"sst_queue_first": "ref len", "sst_queue_walk": "count last"},
     "segment.c": {"read_header": "bytes", "sst_file_grow": "size"},
@@ -260,7 +261,7 @@ BYPASSES_BARE = [
     ("recover.c", "st32(from, ld32(&b->link));", "*from = ld32(&b->link);"),
     ("ops.c", "st32(from, ref);", "*from = ref;"),
     ("ops.c", "sst_copy_in(to, val, len);", "memcpy(to, val, len);"),
-    ("barrier.c", "st64(&p->probe_ns, 0);", "p->probe_ns = 0;"),
+    ("barrier_open.c", "st64(&p->probe_ns, 0);", "p->probe_ns = 0;"),
 ]
 
 
