@@ -51,7 +51,7 @@ PARTS: Final = {
     "process": "how processes begin, go on and end; signals",
     "barrier": "deaths among those who wait at a barrier",
     "fuzz": "segments that hold anything",
-    "model": "every interleaving of the wait, the lock and the barrier",
+    "model": "every interleaving of the wait, the lock, the barrier and the bell",
 }
 """Named as the directories of their tests are, so that what failed or was skipped knows where it belongs."""
 
@@ -85,11 +85,14 @@ REQUIRED: Final = [
     "model: wait, SEMAPHORE",
     "model: lock, as it is",
     "model: barrier, as it is",
+    "model: bell, as it is",
     "model: wait, NO_RECHECK",
     "model: wait, SEMAPHORE+NO_RECHECK",
     "model: lock, NO_GENERATION",
     "model: lock, NO_JUDGEMENT",
     "model: barrier, NO_EPOCH",
+    "model: bell, NO_RELOOK",
+    "model: bell, TWO+NO_MANY",
     "fuzz: fuzz_live*",
     "fuzz: fuzz_attach*",
 ]

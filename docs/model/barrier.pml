@@ -1,4 +1,5 @@
-/* barrier.pml -- the reusable barrier (barrier.c, barrier_wait.c, barrier_seats.c): arrivals, pass, park, wake, look for the dead, and a death anywhere.
+/* barrier.pml -- the reusable barrier (barrier.c and its parts): arrivals, pass, park, wake, look for the dead, and a death
+ * anywhere.
  *
  * Three parties pass the barrier EPOCHS times; two of them share an arrivals' word, the third has one of its own, so
  * that the last two may look at each other's word. One of them may be killed at any step. A parked waiter is woken by

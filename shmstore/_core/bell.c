@@ -11,8 +11,9 @@
  * finds the bell thread parked and wakes it; or not parked, and then the look that it takes before it parks finds both.
  * told is taken off before the server looks: while it is on the server is yet to look (SYNC bell-told).
  *
- * A setter may die between its bump and its ring. So a park lasts a slice while anybody waits; while nobody does it lasts
- * until somebody nudges (SYNC bell-idle). */
+ * A setter may die between its bump and its ring, or when it has taken the names out of the bell and woken nobody yet. So a
+ * park lasts a slice while anybody waits; while nobody does it lasts until somebody nudges, which wakes also those whom the
+ * bell does not name (SYNC bell-idle). The model of all this: docs/model/bell.pml. */
 #include "bell.h"
 #include "clock.h"
 #include "event.h"

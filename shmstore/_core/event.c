@@ -33,19 +33,23 @@ static uint32_t *bell_of(sst_seg *s) { return &sst_heap_of(s)->bell; }
 static uint32_t name_of(const sst_seg *s) { return sst_me(s) & SST_BELL_WHO; } /* slot + 1 */
 
 void sst_bell_nudge(sst_seg *s) {
+    uint32_t *bell = bell_of(s), old;
+    do
+        old = ld32(bell);
+    while (!cas32_seq_cst(bell, old, (old & ~SST_BELL_WHO) + SST_BELL_ONE));
+    s->park->unpark(s, bell, 1);
+}
+
+static void ring(sst_seg *s) {
     uint32_t *bell = bell_of(s);
+    fence_seq_cst(); /* SYNC bell: seq_cst; orders the bump of the event before the load of the bell */
+    if (serving == s && (ld32(bell) & SST_BELL_WHO) == name_of(s))
+        return;
     for (uint32_t old = ld32(bell); old & SST_BELL_WHO; old = ld32(bell))
         if (cas32_seq_cst(bell, old, (old & ~SST_BELL_WHO) + SST_BELL_ONE)) {
             s->park->unpark(s, bell, 1);
             return;
         }
-}
-
-static void ring(sst_seg *s) {
-    fence_seq_cst(); /* SYNC bell: seq_cst; orders the bump of the event before the load of the bell */
-    if (serving == s && (ld32(bell_of(s)) & SST_BELL_WHO) == name_of(s))
-        return;
-    sst_bell_nudge(s);
 }
 
 void sst_event_wake(sst_seg *s, sst_stripe *st, int wake) {

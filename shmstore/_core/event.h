@@ -39,7 +39,9 @@ void sst_event_wake(sst_seg *s, sst_stripe *st, int wake);
 
 uint32_t sst_bell_arm(sst_seg *s); /* the value to park on */
 int sst_bell_park(sst_seg *s, uint32_t value, uint64_t deadline_ns);
-void sst_bell_nudge(sst_seg *s); /* a bell thread that is parked looks up */
+/* A bell thread that is parked looks up, whether the bell names it or not: a ringer takes the names away, then wakes, and
+ * may die in between. */
+void sst_bell_nudge(sst_seg *s);
 /* This thread is the one that serves the segment; NULL: no more. */
 void sst_event_serve(const sst_seg *s);
 

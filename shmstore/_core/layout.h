@@ -92,9 +92,11 @@ typedef struct {
  *   0               no bell thread is parked                            slot + 1, by CAS of that process's bell thread
  *   slot + 1        that process's may be                               0 by a ringer, who then wakes all; MANY
  *   MANY            those of several processes may be                   0 by a ringer, who then wakes all
- *   count           moves whenever who becomes 0, so that a bell thread that has not parked yet does not
+ *   count           moves whenever who becomes 0, so that a bell thread that has not parked yet does not; and when a server
+ *                   or a close nudges its own, which makes who 0, too, and wakes all whether who was 0 or not
  *
- * It is legal for who to name one that is not parked, or dead: that costs one wake of nobody. */
+ * It is legal for who to name one that is not parked, or dead: that costs one wake of nobody. It is legal for who to be 0
+ * while one is parked: a ringer died before its wake, and the park's slice, or whoever nudges, ends it. */
 #define SST_BELL_WHO  0x7ffu
 #define SST_BELL_MANY 0x7ffu
 #define SST_BELL_ONE  0x800u

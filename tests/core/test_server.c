@@ -1,6 +1,7 @@
 /* test_server.c -- the server: frames torn anywhere, every operation, waits that local setters end, and abuse. */
 #include "atomics.h"
 #include "check.h"
+#include "view.h"
 #include "wire.h"
 
 #include <arpa/inet.h>
@@ -400,6 +401,32 @@ static void killed_server(void) {
     CHECK_IS(get_u8(fd), 0);
     CHECK_IS(drop(t.a, "orphan"), 1);
     (void)close(fd), (void)close(pipes[0]), (void)close(pipes[1]);
+}
+
+/* A ringer that has taken the names out of the bell, and was killed before it woke whom they named. */
+static void die_ringing(void) {
+    uint32_t *bell = &sst_heap_of(t.b)->bell, old;
+    for (uint64_t end = soon(); ((old = ld32(bell)) & SST_BELL_WHO) == 0; nap(1)) /* the bell thread has armed it */
+        CHECK(sst_now_ns() < end);
+    nap(100); /* a slice at the most, and it has parked without one, as nobody waits */
+    CHECK(cas32_seq_cst(bell, old, (old & ~SST_BELL_WHO) + SST_BELL_ONE));
+}
+
+/* Found by docs/model/bell.pml: nobody named the bell thread any more, and nobody woke it. */
+static void ringer_died(void) {
+    int fd = client();
+    die_ringing();
+    tell(fd, some(SST_OP_WAIT, 1, KEYS("/rung")));
+    until_waiting(1);
+    CHECK_IS(put(t.b, "rung", ""), SST_OK);
+    CHECK_IS(get_u8(fd), 0);
+    CHECK_IS(drop(t.a, "rung"), 1);
+    (void)close(fd);
+    until_open(0);
+    die_ringing();
+    CHECK_IS(sst_server_stop(server, 0), SST_OK); /* it waits for that thread, too */
+    sst_server_free(server);
+    start(t.a);
 }
 
 static void waits(void) {
@@ -806,6 +833,7 @@ int main(void) {
         local_set_wakes();
         races();
         killed_server();
+        ringer_died();
         waits();
         queues();
         barriers();

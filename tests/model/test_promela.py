@@ -25,6 +25,8 @@ HOLDS = [
     ("lock", ["LAZY"]),
     ("barrier", []),
     ("barrier", ["EARLY"]),
+    ("bell", []),
+    ("bell", ["TWO"]),
 ]
 FAILS = [
     ("wait", ["NO_RECHECK"], "invalid end state"),
@@ -47,6 +49,14 @@ FAILS = [
     ("barrier", ["NO_EPOCH"], "assertion violated"),
     ("barrier", ["NO_BREAK"], "invalid end state"),
     ("barrier", ["EARLY", "CAME_FIRST"], "assertion violated"),
+    ("bell", ["NO_RELOOK"], "invalid end state"),
+    ("bell", ["BLIND_PARK"], "invalid end state"),
+    ("bell", ["TWO", "NO_MANY"], "invalid end state"),
+    ("bell", ["NO_SCAN"], "invalid end state"),
+    ("bell", ["TOLD_LATE"], "invalid end state"),
+    ("bell", ["NO_NUDGE"], "invalid end state"),
+    ("bell", ["SHY_NUDGE"], "invalid end state"),
+    ("bell", ["NO_SLICE"], "invalid end state"),
 ]
 SEARCHES = {"states": (["-DSAFETY"], []), "cycles": (["-DNP", "-DNOFAIR"], ["-l"])}
 
@@ -108,7 +118,7 @@ def test_mutant_fails(model: str, defines: list[str], how: str, tmp_path: Path, 
 
 
 def test_every_mutant_of_the_models_is_here() -> None:
-    for model in ("wait", "lock", "barrier"):
+    for model in ("wait", "lock", "barrier", "bell"):
         text = (MODELS / f"{model}.pml").read_text()
         named = set(re.findall(r"^ \*   -D(\w+)", text, re.MULTILINE))
         cases = HOLDS + [(case, names) for case, names, _ in FAILS]
