@@ -83,6 +83,9 @@ static inline uint64_t own_add64(uint64_t *p, uint64_t n) { return __atomic_fetc
 static inline int own_cas32(uint32_t *p, uint32_t old, uint32_t desired) {
     return __atomic_compare_exchange_n(p, &old, desired, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
+static inline int own_cas64(uint64_t *p, uint64_t old, uint64_t desired) {
+    return __atomic_compare_exchange_n(p, &old, desired, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
 static inline void own_st32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void own_st64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline int own_fd(const int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }

@@ -10,12 +10,14 @@
  *   conn.c      buffers, and the requests of a connection in their order
  *   answers.c   one function an operation
  *   wants.c     who waits for what, and the looks at it
- *   bell.c      the thread that hears the setters */
+ *   bell.c      the thread that hears the setters
+ *   sends.c     small answers to many sockets in one system call */
 #ifndef SST_CONN_H
 #define SST_CONN_H
 
 #include "bell.h"
 #include "ops.h"
+#include "sends.h"
 #include "wire.h"
 
 #include <unistd.h>
@@ -111,6 +113,7 @@ struct sst_server {
     uint32_t stuck;    /* a look met a held lock: look again soon */
     uint64_t buffered; /* bytes of all buffers */
     sst_server_info count; /* atomic: others read it */
+    sst_sends sends;
     char scratch[SST_TRY_COPY];
 };
 
@@ -156,6 +159,8 @@ void sst_accept_end(sst_server *v);
 /* -- stream.c --------------------------------------------------------------------------------------------------------- */
 void sst_stream_open(sst_server *v, int fd); /* a connection of it, or closes it. guard: table */
 void sst_stream_serve(sst_conn *c, uint32_t events);
+/* Small answers to many, in one call; what it does not send sst_stream_flush does. */
+void sst_stream_flush_together(sst_server *v);
 void sst_stream_flush(sst_conn *c); /* sends what there is to send, and closes what is over */
 /* Nothing more is read. What is asked for is answered, but for waits. */
 void sst_stream_last(sst_conn *c);

@@ -60,7 +60,9 @@ static void run_ready(sst_server *v) {
 }
 
 static void flush_all(sst_server *v) {
-    while (sst_linked(&v->dirty)) {
+    for (size_t i = 0; sst_linked(&v->dirty); i++) {
+        if (i % SST_SENDS_MOST == 0)
+            sst_stream_flush_together(v);
         sst_conn *c = SST_OF(sst_conn, dirty, v->dirty.next);
         sst_link_out(&c->dirty);
         c->served = 0;
@@ -146,6 +148,7 @@ void *sst_loop(void *arg) {
             break;
     }
     end_all(v);
+    sst_sends_end(&v->sends);
     sst_event_serve(NULL);
     sst_accept_end(v);
     own_st64(&v->count.running, 0);

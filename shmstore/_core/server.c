@@ -37,6 +37,7 @@ static void shut_all(sst_server *v) {
 }
 
 static void in_child(void) {
+    sst_sends_forked();
     for (sst_server *v = servers; v; v = v->next) {
         shut_all(v);
         own_st32(&v->forked, 1);

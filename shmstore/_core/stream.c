@@ -14,6 +14,9 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+enum { TOGETHER = 4 }; /* fewer answers are sent one by one: two or three are as fast so */
+#define SMALL ((size_t)4096) /* answers that are sent together */
+
 /* -- begins and ends -------------------------------------------------------------------------------------------------- */
 static void set_up(int fd) {
     static const struct {
@@ -126,6 +129,26 @@ static int untaken(const sst_conn *c) {
 static int unread(const sst_conn *c) {
     int n = 0;
     return c->server->drain_until != 0 && ioctl(c->fd, SIOCINQ, &n) == 0 && n > 0;
+}
+
+void sst_stream_flush_together(sst_server *v) {
+    sst_send each[SST_SENDS_MOST];
+    sst_conn *of[SST_SENDS_MOST];
+    size_t n = 0;
+    for (const sst_link *l = v->dirty.next; l != &v->dirty && n < SST_SENDS_MOST; l = l->next) {
+        sst_conn *c = SST_OF(sst_conn, dirty, l);
+        if (c->state == SST_CONN_ENDED || unsent(c) == 0 || unsent(c) > SMALL)
+            continue;
+        each[n] = (sst_send){.fd = c->fd, .at = c->out.at + c->out.begin, .n = unsent(c)};
+        of[n++] = c;
+    }
+    if (n < TOGETHER)
+        return;
+    sst_sends_go(&v->sends, each, n);
+    for (size_t i = 0; i < n; i++) {
+        sst_count(&v->count.bytes_out, (int64_t)each[i].sent);
+        sst_buf_drop(v, &of[i]->out, each[i].sent);
+    }
 }
 
 void sst_stream_flush(sst_conn *c) {

@@ -250,6 +250,34 @@ def test_many_wait_and_meet(store: HashStore, server: TCPStoreServer) -> None:
         peer.close()
 
 
+def test_answers_that_go_out_together_are_each_their_own(store: HashStore, server: TCPStoreServer) -> None:
+    """Of 150 who are answered at once some have broken off, and one has much unread: the others get what is theirs."""
+    store.set("big", bytes(8 << 20))
+    peers = [Peer(server) for _ in range(150)]
+    with Peer(server) as deaf:
+        deaf.ask(GET, text(b"/big"))
+        deaf.wait(b"/go")
+        for peer in peers:
+            peer.wait(b"/go")
+        until(lambda: server.stats().waiting == len(peers))  # not the deaf one: it is not served
+        for peer in peers[::7]:
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+        store.set("go", b"")
+        stay = [peer for i, peer in enumerate(peers) if i % 7]
+        assert [peer.read(1) for peer in stay] == [b"\0"] * len(stay)
+        before = server.stats().bytes_out
+        for _ in range(20):
+            for i, peer in enumerate(stay):
+                peer.ask(ADD, text(b"/n/%d" % i), struct.pack("<q", i))
+            for i, peer in enumerate(stay):
+                assert struct.unpack("<q", peer.read(8))[0] % max(i, 1) == 0
+        assert server.stats().bytes_out - before >= 20 * 8 * len(stay)
+        assert len(deaf.read(8 + (8 << 20) + 1)) == (8 << 20) + 9
+    for peer in stay:
+        peer.close()
+
+
 # -- abuse ------------------------------------------------------------------------------------------------------------
 
 
