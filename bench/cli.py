@@ -120,7 +120,8 @@ def _measure(
     missing = {rival.name: why for rival in rivals if (why := rival.missing())}
     for name, why in missing.items():
         progress.print(f"missing: {name}: {why}", highlight=False, markup=False, soft_wrap=True)
-    here = [rival for rival in rivals if rival.name not in missing]
+    kinds = {SCENARIOS[session.scenario].kind for session in sessions}
+    here = [rival for rival in rivals if rival.name not in missing and rival.kind in kinds]
     if not here:
         raise click.ClickException("none of the rivals is there")
     host = {**stamp(cpus), "command": shlex.join(sys.argv[1:]), "effort": dataclasses.asdict(effort)}
@@ -133,8 +134,9 @@ def _measure(
     began = time.monotonic()
     for session in sessions:
         start = time.monotonic()
-        rows += run(session, here, cpus)
-        took = f"{len(here)} rivals, {time.monotonic() - start:.1f} s"
+        taking_part = [rival for rival in here if rival.kind == SCENARIOS[session.scenario].kind]
+        rows += run(session, taking_part, cpus) if taking_part else []
+        took = f"{len(taking_part)} rivals, {time.monotonic() - start:.1f} s"
         progress.print(
             f"{session.scenario} ({_shared(session)}): {took}", highlight=False, markup=False, soft_wrap=True
         )

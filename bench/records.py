@@ -141,6 +141,7 @@ class Aim:
         at_least: the least speed of `of` that is wanted, speed being the inverse of time; that of `to` is 1. 0: the
             ratio is shown, and no more.
         of, to: rival, measure and params of the rows.
+        at_most: where this is a number, the most time instead, that of `to` being 1; 0 again only shows the ratio.
     """
 
     scenario: str
@@ -149,6 +150,7 @@ class Aim:
     at_least: float
     of: tuple[str, str, Mapping[str, int | str]]
     to: tuple[str, str, Mapping[str, int | str]]
+    at_most: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

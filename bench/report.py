@@ -76,7 +76,7 @@ def show(result: Result, console: Console, *, against: str | None = None, markdo
         against: the rival that ratios are to; the result's own reference unless given.
         markdown: tables as Markdown, one line a cell.
     """
-    page = _Page(result, console, against or result.reference, markdown)
+    page = _Page(result, console, against or result.reference, markdown, chosen=against is not None)
     page.head()
     for scenario in dict.fromkeys(row.scenario for row in result.rows):
         page.scenario(scenario)
@@ -90,6 +90,8 @@ class _Page:
     console: Console
     reference: str
     markdown: bool
+    chosen: bool
+    """The reader asked for that reference."""
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -114,7 +116,8 @@ class _Page:
         self.say("")
         self.say(f"{name}: {self.result.texts.get(name, '')}")
         lines = beside(rows, way)
-        page = replace(self, reference=self.line_of(self.reference, lines))
+        own = SCENARIOS[name].reference if name in SCENARIOS and not self.chosen else ""
+        page = replace(self, reference=self.line_of(own or self.reference, lines))
         if page.reference != self.reference:
             self.say(f"× is to {page.reference}")
         if axis:
@@ -207,17 +210,24 @@ class _Page:
             parts = []
             for aim in (each for each in aims if each.label == label):
                 of, to = by_key.get(_key(*aim.of)), by_key.get(_key(*aim.to))
-                found = ratio(to.samples, of.samples) if of and to else None  # of speeds: the inverse of times
+                pair = (of.samples, to.samples) if of and to else ((), ())
+                found = ratio(*(pair[::-1] if aim.at_most is None else pair))  # of speeds: the inverse of times
                 reached = "not measured" if found is None else _times(found)
                 parts.append(f"{aim.place} {reached}")
-                if aim.at_least:
-                    met = found is not None and found.median >= aim.at_least
+                if aim.at_least or aim.at_most:
+                    met = found is not None and _met(aim, found.median)
                     verdicts.append("not measured" if found is None else "met" if met else "missed")
-                    parts[-1] += f", aim × {aim.at_least:g}" + f": {verdicts[-1]}" * (found is not None)
-            self.say(f"  speed, {label}: {'; '.join(parts)}")
+                    wanted = f"at most × {aim.at_most:g}" if aim.at_most else f"× {aim.at_least:g}"
+                    parts[-1] += f", aim {wanted}" + f": {verdicts[-1]}" * (found is not None)
+            kind = "time" if any(aim.at_most is not None for aim in aims if aim.label == label) else "speed"
+            self.say(f"  {kind}, {label}: {'; '.join(parts)}")
         if verdicts:
             counts = [f"{verdicts.count(each)} {each}" for each in ("met", "missed", "not measured")]
             self.say(f"  aims of this run: {', '.join(counts)}")
+
+
+def _met(aim: Aim, reached: float) -> bool:
+    return reached <= aim.at_most if aim.at_most else reached >= aim.at_least
 
 
 def _key(rival: str, measure: str, params: Mapping[str, int | str]) -> str:

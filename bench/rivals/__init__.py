@@ -11,6 +11,7 @@ from bench.rivals.ours import Anonymous, Named
 from bench.rivals.pytorch import File, Hash, Tcp
 from bench.rivals.redis_unix import Redis
 from bench.rivals.standard import Manager, MpBarrier
+from bench.rivals.wire import Wire
 
 __all__ = ["Given", "Place", "ProgramRival", "Rival", "StoreRival", "everyone"]
 
@@ -33,4 +34,8 @@ def everyone() -> list[Rival]:
         FutexBarrier(),
         PingPong(),
         EmptyCall(),
+        Wire("torch", "libuv"),
+        Wire("torch", "legacy"),
+        Wire("torch", "shmstore"),
+        Wire("shmstore", "shmstore"),
     ]

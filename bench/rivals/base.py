@@ -14,6 +14,8 @@ What a rival can do is said in these words, which a case `needs`:
     parks                    one that neither spins nor yields
     holds                    what was set is there, in any number and size
     processes                several processes reach the same store
+    wait                     wait(keys), until all are there
+    local                    `local`: the same keys without the wire
     attach                   opening a store that is already there, more than once in a process
     memory                   what it keeps can be told from what else its processes hold
 
@@ -30,7 +32,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from bench.records import Case, Sample, Session
 
@@ -41,6 +43,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "get": ("get",),
     "add": ("add",),
     "check": ("check",),
+    "wait": ("wait",),
     "elastic": ("add", "set", "wait", "timeout", "set_timeout"),
     "barrier": ("barrier",),
 }
@@ -77,11 +80,13 @@ class Rival(ABC):
         name: what tables call it.
         lacks: word -> why it cannot do that.
         first: the first guess of how many operations make a sample; for what is slow to start.
+        kind: it takes part in the scenarios of that kind.
     """
 
     name: str
     lacks: Mapping[str, str] = MappingProxyType({})
     first: ClassVar[int] = 1
+    kind: ClassVar[Literal["store", "wire"]] = "store"
 
     def missing(self) -> str | None:
         """Why it cannot be had on this machine at all, or None. Starts and imports nothing."""
@@ -136,6 +141,11 @@ class StoreRival(Rival):
         """
         del store, rank, world, parks
         raise NotImplementedError("has no barrier that serves again")
+
+    def local(self, address: Any) -> Any:
+        """A store with the same keys that goes without the wire."""
+        del address
+        raise NotImplementedError("has no other way to its keys")
 
     def close(self, store: Any) -> None:
         """Closes what `open` returned."""

@@ -10,11 +10,24 @@ from bench.scenarios.keys import Keys, Memory
 from bench.scenarios.processes import Hot, Processes
 from bench.scenarios.sizes import Sizes
 from bench.scenarios.verbs import Verbs
+from bench.scenarios.wire import Release, Traffic
 
 __all__ = ["SCENARIOS"]
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for scenario in (Verbs(), Busy(), Processes(), Hot(), Sizes(), Barriers(), Keys(), Memory(), Attach())
+    for scenario in (
+        Verbs(),
+        Busy(),
+        Processes(),
+        Hot(),
+        Sizes(),
+        Barriers(),
+        Keys(),
+        Memory(),
+        Attach(),
+        Traffic(),
+        Release(),
+    )
 }
 """Name -> scenario."""

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from bench.clock import clock_ns, span_s
 from bench.records import Aim, Case, Contrast, Sample, Session, Timing
@@ -85,6 +85,10 @@ class Client:
         """A barrier on this process's handle that serves again and again; see StoreRival."""
         return self._rival.meeting(self.store, self._rank, self._world, parks=parks)
 
+    def local(self) -> Any:
+        """The same keys without the wire."""
+        return self._rival.local(self.address)
+
     def files(self) -> Sequence[Path]:
         """The store's files on tmpfs."""
         return self._rival.files(self.address)
@@ -105,6 +109,8 @@ class Scenario(ABC):
         axis: the parameter that a plot runs along; "" for bars.
         beside: a parameter that tables and plots show beside the rival, as if each value were a rival; "" for none.
         opens: a process has the store open before the first sample.
+        kind: of the rivals that take part.
+        reference: whom ratios are to, unless the reader asks for another; "" for the first of all rivals.
     """
 
     name: ClassVar[str]
@@ -112,6 +118,8 @@ class Scenario(ABC):
     axis: ClassVar[str] = ""
     beside: ClassVar[str] = ""
     opens: ClassVar[bool] = True
+    kind: ClassVar[Literal["store", "wire"]] = "store"
+    reference: ClassVar[str] = ""
 
     @abstractmethod
     def sessions(self, effort: Effort) -> Sequence[Session]:

@@ -17,6 +17,7 @@ from bench.cli import main
 from bench.compare import compare
 from bench.records import Aim, Contrast, Result, Row, read, write
 from bench.report import place, quantity, show
+from bench.scenarios import SCENARIOS
 
 US = 1e-6
 
@@ -151,6 +152,27 @@ def test_aims_say_what_was_reached() -> None:
     assert f"speed, limit: 4 processes {reached}, aim × 0.5: met; 8 processes {reached}, aim × 0.6: missed" in text
     assert "speed, nobody: 4 processes not measured, aim × 1\n" in text
     assert "aims of this run: 1 met, 1 missed, 1 not measured" in text
+
+
+def test_an_aim_may_be_of_time() -> None:
+    aims = tuple(dataclasses.replace(aim(0), place=str(most), at_most=most) for most in (2.5, 1.5, 0.0))
+    text = shown(dataclasses.replace(WAYS, aims=aims))
+    taken = "× 2.00 (2.00–3.00)"
+    assert (
+        f"time, limit: 2.5 {taken}, aim at most × 2.5: met; 1.5 {taken}, aim at most × 1.5: missed; 0.0 {taken}\n"
+        in text
+    )
+    assert "aims of this run: 1 met, 1 missed, 0 not measured" in text
+
+
+def test_a_scenario_may_have_a_reference_of_its_own() -> None:
+    server = SCENARIOS["wire"].reference
+    rows = [row(name, "add", [took * US] * 3, scenario="wire") for name, took in (("fast", 2), (server, 4))]
+    result = dataclasses.replace(RESULT, contrasts=(), rows=(*RESULT.rows, *rows))
+    text = shown(result)
+    assert f"× is to {server}" in text
+    assert "× 0.50" in text
+    assert "× 2.00" in shown(result, against="fast")
 
 
 def test_a_ratio_without_an_aim_is_not_judged() -> None:

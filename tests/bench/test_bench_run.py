@@ -23,8 +23,10 @@ from bench.rivals.mpi import Mpi
 from bench.rivals.ours import Anonymous, Named
 from bench.rivals.redis_unix import Redis
 from bench.rivals.standard import MpBarrier
+from bench.rivals.wire import Wire
 from bench.scenarios import SCENARIOS
 from bench.scenarios.base import Effort
+from bench.scenarios.wire import BY, LOCAL
 
 TINY = Effort(quick=True, rounds=2, target_s=0.001)
 FULL = Effort(quick=False, rounds=2, target_s=0.001)
@@ -200,6 +202,48 @@ def test_memory_is_of_each_rival_alone() -> None:
     assert [len(row.samples) for row in rows] == [1]
     assert rows[0].samples[0] > 32  # a key's value at least
     assert rows[0].unit == "B"
+
+
+@pytest.mark.parametrize("server", ["shmstore", "libuv"])
+def test_servers_on_the_wire(server: str) -> None:
+    rival = Wire("shmstore", server)
+    if rival.missing():
+        pytest.skip(str(rival.missing()))
+    for session in (SCENARIOS["wire"].sessions(TINY)[1], SCENARIOS["release"].sessions(TINY)[0]):
+        for row in run(session, [rival], allowed_cpus()):
+            if server != "shmstore" and row.params.get(BY) == LOCAL:
+                assert row.why == "its keys are reached over the wire only"
+            else:
+                assert (row.why, len(row.samples)) == ("", 2)
+                assert all(sample > 0 for sample in row.samples)
+
+
+def test_a_quantile_is_of_the_calls_of_all() -> None:
+    (wire,) = [SCENARIOS["wire"]]
+    timings = [Timing((0, 10), (3, 14), 0.5), Timing((0, 20), (9, 25), 0.5)]
+    assert wire.sample(4, timings).value == 4e-9  # of 3 4 5 9
+    assert wire.sample(4, [dataclasses.replace(each, value=0.99) for each in timings]).value == 9e-9
+    assert wire.sample(4, [dataclasses.replace(each, value=None) for each in timings]).value == 25e-9 / 8
+
+
+def test_servers_have_scenarios_of_their_own() -> None:
+    kinds = {rival.name: rival.kind for rival in everyone()}
+    assert {name for name, kind in kinds.items() if kind == "wire"} == {n for n in kinds if n.endswith(" server")}
+    done = CliRunner().invoke(main, ["wire", "--quick", "--rival", "HashStore"])
+    assert done.exit_code != 0
+    assert "none of the rivals" in done.output
+
+
+def test_the_aims_of_the_wire() -> None:
+    aims = SCENARIOS["wire"].aims(FULL)
+    assert {aim.place for aim in aims} == {"1 process", "4 processes", "16 processes", "64 processes"}
+    assert {(aim.place, aim.at_least) for aim in aims if aim.at_most is None} == {
+        ("1 process", 1.0), ("4 processes", 1.2), ("16 processes", 1.2), ("64 processes", 1.2),
+    }  # fmt: skip
+    assert {(aim.of[1], aim.at_most) for aim in aims if aim.at_most is not None} == {
+        ("get, median", 1.1), ("get, p99", 0.0),
+    }  # fmt: skip
+    assert [aim.at_most for aim in SCENARIOS["release"].aims(FULL)] == [1.5]
 
 
 def test_a_barrier_is_timed_from_the_last_arrival_to_the_last_departure() -> None:
