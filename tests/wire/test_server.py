@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import struct
@@ -295,21 +294,6 @@ def test_two_thousand_connects(server: TCPStoreServer) -> None:
         until(lambda: server.stats().open == 1)
         assert server.stats().connections == 2001
         assert good.get(b"/torn") in (b"", b"value")
-
-
-def test_thousands_stay(server: TCPStoreServer) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = min(2000, (hard - 200) // 2)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * count + 200)), hard))
-    try:
-        peers = [Peer(server) for _ in range(count)]
-        assert server.stats().open == count
-        assert peers[-1].add(b"/n", 1) == 1
-        for peer in peers:
-            peer.close()
-        until(lambda: server.stats().open == 0)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(
