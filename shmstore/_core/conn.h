@@ -107,6 +107,7 @@ struct sst_server {
     uint64_t accept_ns;    /* 0: accepting; else not before then */
     sst_link conns, dead, ready, dirty, grants;
     sst_link wants[SST_STRIPES];
+    int owed;                          /* 1: due was set since the last scan */
     uint8_t due[SST_STRIPES];          /* 1: look there, whether its event has moved or not */
     uint32_t live[SST_STRIPES], lives; /* stripes with wants: which, how many */
     uint32_t index[SST_STRIPES];       /* of each in live, + 1; 0: none */

@@ -73,6 +73,8 @@ static void flush_all(sst_server *v) {
 /* Milliseconds until something is to be done without being told: -1 never. */
 static int patience(const sst_server *v, uint64_t now) {
     uint64_t until = SST_FOREVER;
+    if (v->owed)
+        return 0;
     for (const sst_link *l = v->ready.next; l != &v->ready; l = l->next)
         until = sst_earlier(until, SST_OF(const sst_conn, ready, l)->busy_ns);
     if (sst_linked(&v->grants))
@@ -104,6 +106,7 @@ static void pass(sst_server *v, const struct epoll_event *events, int n) {
     if (v->accept_ns && v->accept_ns <= now)
         sst_accept_again(v);
     v->stuck = 0;
+    v->owed = 0;
     sst_wants_scan(v); /* after the last request of the pass: nothing is armed between here and the sleep */
     flush_all(v);
     bury(v);

@@ -105,8 +105,10 @@ void sst_grant_end(sst_conn *c) {
         return;
     c->grant_ns = 0;
     sst_link_out(&c->granted);
-    if (c->server->index[c->grant_stripe] != 0)
+    if (c->server->index[c->grant_stripe] != 0) {
         c->server->due[c->grant_stripe] = 1;
+        c->server->owed = 1; /* a connection may be closed behind the scan */
+    }
 }
 
 void sst_grants_expire(sst_server *v, uint64_t now) {

@@ -207,7 +207,6 @@ class TestAtOurServer(Otherwise, StoreContract):
         lost(store, lambda: store.multi_set(["a", last[0]], [b"1", last[1]]))
         assert user_keys(store) == 0
 
-    @pytest.mark.xfail(strict=True, reason="the server looks for the next one only when something else happens")
     def test_an_item_whose_waiter_hung_up_goes_to_the_next(
         self, store_factory: Callable[[], Store], parked: Parked
     ) -> None:
