@@ -298,7 +298,9 @@ def test_a_wait_that_timed_out_gives_its_connection_back_whole(fake: Fake, store
             store.get("gone", 0.01)
         with pytest.raises(StoreTimeoutError):
             store.wait(["gone"], 0.01)
-    assert fake.asked(Op.CANCEL_WAIT) == [0] * 10
+    waits = fake.asked(Op.WAIT)  # on a loaded machine the time of one may be over before it is sent
+    assert waits
+    assert fake.asked(Op.CANCEL_WAIT) == waits
     assert len(fake.peers) == 1
 
 
