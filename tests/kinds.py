@@ -157,7 +157,8 @@ class OnTorch:
     """For a suite whose fixture `kind` says which store: torch's own."""
 
     @pytest.fixture(autouse=True, scope="class")
-    def warm(self) -> None:
+    @classmethod
+    def warm(cls) -> None:
         warm_torch()
 
     @pytest.fixture(params=TORCH)
