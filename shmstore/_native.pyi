@@ -88,6 +88,7 @@ class _Lib:
     SST_NOTE_MAX: Final[int]
     SST_TRY: Final[int]
     SST_KEY_ONLY: Final[int]
+    SST_NOWAIT: Final[int]
     SST_FUTEX: Final[int]
     SST_SEMAPHORE: Final[int]
     SST_USER: Final[int]
@@ -208,10 +209,21 @@ class _Lib:
         room: int,
         used: CData,
         deadline_ns: int,
+        flags: int,
         /,
     ) -> int: ...
     def sst_multi_set(
-        self, s: CData, space: int, keys: Bytes, klens: CData, vals: Bytes, vlens: CData, n: int, deadline_ns: int, /
+        self,
+        s: CData,
+        space: int,
+        keys: Bytes,
+        klens: CData,
+        vals: Bytes,
+        vlens: CData,
+        n: int,
+        deadline_ns: int,
+        flags: int,
+        /,
     ) -> int: ...
     def sst_linger(self, s: CData, space: int, key: Bytes, klen: int, deadline_ns: int, flags: int, /) -> int: ...
     def sst_wait(
@@ -280,6 +292,7 @@ class _Lib:
         rank: int,
         deadline_ns: int,
         slice_ns: int,
+        flags: int,
         /,
     ) -> int: ...
     def sst_queue_len(

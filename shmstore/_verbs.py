@@ -136,7 +136,7 @@ class SegmentStore(Handle):
         self._must(
             "multi_set",
             next(iter(pairs)),
-            lambda seg, until: lib.sst_multi_set(seg, USER, names, name_sizes, data, data_sizes, len(pairs), until),
+            lambda seg, until: lib.sst_multi_set(seg, USER, names, name_sizes, data, data_sizes, len(pairs), until, 0),
         )
 
     def num_keys(self) -> int:
@@ -159,7 +159,7 @@ class SegmentStore(Handle):
         memory = ffi.new("char[]", room)
 
         def some(seg: CData, until: int) -> int:
-            return lib.sst_list_keys(seg, USER, prefix, len(prefix), cursor, memory, room, used, until)
+            return lib.sst_list_keys(seg, USER, prefix, len(prefix), cursor, memory, room, used, until, 0)
 
         more = 1
         while more:
@@ -208,6 +208,7 @@ class SegmentStore(Handle):
                     self._waiter_rank(),
                     wait.deadline,
                     SLICE_NS,
+                    0,
                 )
                 if code == lib.SST_OK:
                     value = view[: length[0]]

@@ -1,41 +1,21 @@
 /* answers.c -- the operations of the wire on the segment (floor C9), one function each.
  *
- * Nobody may hold up the thread that serves. So each answer first tries with SST_TRY, which waits for no lock and grows
- * no file. Where that declines, and nobody alive holds the locks of its keys (sst_held: their holder is dead, the file has
- * to grow, the value is large, or the verb knows no SST_TRY), it is done with a deadline that is over: that repairs, and
- * grows. Else the connection is busy, and its request is tried again later; others go on. A holder that is stopped between
- * that look and the call costs SST_LOCK_PATIENCE once.
+ * Nobody may hold up the thread that serves: each verb is called with SST_NOWAIT, which waits for no lock that somebody
+ * alive holds. Where it would have to the connection is busy, and its request is tried again later; others go on. What is
+ * of many keys goes on where it stopped: `done` says where.
  *
  * A user's key travels as "/key" and is the key that local verbs see; a key without a slash lives in SST_RAW. A slash
  * alone would be the empty key, which no store has: it is raw, too. */
 #include "conn.h"
 #include "errors.h"
-#include "lock.h"
-#include "liveness.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-/* -- keys and locks --------------------------------------------------------------------------------------------------- */
+/* -- keys -------------------------------------------------------------------------------------------------------------- */
 int sst_wire_key(sst_seg *s, sst_text wire, sst_key *key) {
     int user = wire.len > 1 && wire.bytes[0] == '/';
     return sst_key_make(s, user ? SST_USER : SST_RAW, wire.bytes + user, wire.len - (size_t)user, key);
-}
-
-static int held(sst_seg *s, const uint32_t *word) {
-    uint32_t owner = ld32(word);
-    return owner != 0 && owner != SST_LOCK_CORRUPT && sst_alive(s, owner);
-}
-
-int sst_held(sst_seg *s, uint32_t stripe) {
-    return held(s, &sst_stripe_at(s, stripe)->lock) || held(s, &sst_heap_of(s)->lock);
-}
-
-static int any_held(sst_seg *s) {
-    int is = held(s, &sst_heap_of(s)->lock);
-    for (uint32_t i = 0; i < SST_STRIPES && !is; i++)
-        is = held(s, &sst_stripe_at(s, i)->lock);
-    return is;
 }
 
 /* The key of a request that has one. */
@@ -67,29 +47,29 @@ static void said(sst_conn *c, char *at, size_t n) {
 }
 
 /* -- one key ---------------------------------------------------------------------------------------------------------- */
-static int answer_set(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_set(sst_conn *c, const char *p) {
     KEY(key, &p)
     sst_text value = sst_read_text(&p);
-    return sst_set(AT(key), value.bytes, value.len, 0, flags);
+    return sst_set(AT(key), value.bytes, value.len, 0, SST_NOWAIT);
 }
 
-static int answer_append(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_append(sst_conn *c, const char *p) {
     KEY(key, &p)
     sst_text value = sst_read_text(&p);
-    return sst_append(AT(key), value.bytes, value.len, 0, flags);
+    return sst_append(AT(key), value.bytes, value.len, 0, SST_NOWAIT);
 }
 
-static int answer_push(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_push(sst_conn *c, const char *p) {
     KEY(key, &p)
     sst_text value = sst_read_text(&p);
-    return sst_queue_push(AT(key), value.bytes, value.len, 0, flags);
+    return sst_queue_push(AT(key), value.bytes, value.len, 0, SST_NOWAIT);
 }
 
 /* A missing key is an empty value: torch's clients wait for it first. */
-static int say_value(sst_conn *c, const sst_key *key, uint32_t flags) {
+static int say_value(sst_conn *c, const sst_key *key) {
     char *scratch = c->server->scratch;
     size_t len = 0;
-    int r = sst_get(AT(*key), scratch, sizeof c->server->scratch, &len, 0, flags);
+    int r = sst_get(AT(*key), scratch, sizeof c->server->scratch, &len, 0, SST_NOWAIT);
     if (r == SST_OK || r == SST_ENOENT)
         sst_conn_say_text(c, scratch, r == SST_OK ? len : 0);
     while (r == SST_ENOBUFS) {
@@ -97,19 +77,19 @@ static int say_value(sst_conn *c, const sst_key *key, uint32_t flags) {
         char *at = room_for(c, 8 + room);
         if (at == NULL)
             return SST_OK;
-        r = sst_get(AT(*key), at + 8, room, &len, 0, flags);
+        r = sst_get(AT(*key), at + 8, room, &len, 0, SST_NOWAIT);
         if (r == SST_OK)
             said(c, at, len);
     }
     return r == SST_ENOENT ? SST_OK : r;
 }
 
-static int answer_get(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_get(sst_conn *c, const char *p) {
     KEY(key, &p)
-    return say_value(c, &key, flags);
+    return say_value(c, &key);
 }
 
-static int answer_compare_set(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_compare_set(sst_conn *c, const char *p) {
     KEY(key, &p)
     sst_text expected = sst_read_text(&p), desired = sst_read_text(&p);
     size_t room = expected.len > desired.len ? expected.len : desired.len, len = 0;
@@ -118,7 +98,7 @@ static int answer_compare_set(sst_conn *c, const char *p, uint32_t flags) {
         if (at == NULL)
             return SST_OK;
         int r = sst_compare_set(AT(key), expected.bytes, expected.len, desired.bytes, desired.len, at + 8, room, &len,
-                                0, flags);
+                                0, SST_NOWAIT);
         if (r == SST_OK)
             said(c, at, len);
         if (r != SST_ENOBUFS)
@@ -127,50 +107,48 @@ static int answer_compare_set(sst_conn *c, const char *p, uint32_t flags) {
     }
 }
 
-static int answer_add(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_add(sst_conn *c, const char *p) {
     KEY(key, &p)
     int64_t sum = 0;
-    int r = sst_add(AT(key), (int64_t)sst_read_u64(&p), &sum, 0, flags);
+    int r = sst_add(AT(key), (int64_t)sst_read_u64(&p), &sum, 0, SST_NOWAIT);
     if (r == SST_OK)
         sst_conn_say_i64(c, sum);
     return r;
 }
 
-static int answer_delete(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_delete(sst_conn *c, const char *p) {
     KEY(key, &p)
-    int r = sst_delete(AT(key), 0, flags);
+    int r = sst_delete(AT(key), 0, SST_NOWAIT);
     if (r < 0)
         return r;
     sst_conn_say_i64(c, r);
     return SST_OK;
 }
 
-static int answer_queue_len(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_queue_len(sst_conn *c, const char *p) {
     KEY(key, &p)
     int64_t n = 0;
-    int r = sst_queue_len(AT(key), &n, 0, flags);
+    int r = sst_queue_len(AT(key), &n, 0, SST_NOWAIT);
     if (r == SST_OK)
         sst_conn_say_i64(c, n);
     return r;
 }
 
 /* "The length before the pop": another may have popped between the two, so it is 1 at least where an item came. */
-static int answer_queue_pop(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_queue_pop(sst_conn *c, const char *p) {
     KEY(key, &p)
     int64_t n = 0;
-    int r = sst_queue_len(AT(key), &n, 0, flags);
+    int r = sst_queue_len(AT(key), &n, 0, SST_NOWAIT);
     if (r == SST_OK && n == 0)
         sst_conn_say_i64(c, 0);
     if (r != SST_OK || n == 0)
         return r;
-    if (flags & SST_TRY)
-        return SST_EAGAIN; /* the pop knows no SST_TRY */
     for (size_t room = 256, len = 0;; room = len) {
         uint32_t waiter = 0;
         char *at = room_for(c, 16 + room);
         if (at == NULL)
             return SST_OK;
-        r = sst_queue_pop(AT(key), 0, at + 16, room, &len, &waiter, 0, 0, 0);
+        r = sst_queue_pop(AT(key), 0, at + 16, room, &len, &waiter, 0, 0, 0, SST_NOWAIT);
         if (r == SST_OK) {
             memcpy(at, &n, 8);
             c->out.end += 8;
@@ -185,10 +163,10 @@ static int answer_queue_pop(sst_conn *c, const char *p, uint32_t flags) {
 }
 
 /* -- many keys -------------------------------------------------------------------------------------------------------- */
-static int answer_check(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_check(sst_conn *c, const char *p) {
     for (uint64_t n = sst_read_u64(&p); n > 0; n--) {
         KEY(key, &p)
-        int r = sst_check(AT(key), 0, flags);
+        int r = sst_check(AT(key), 0, SST_NOWAIT);
         if (r < 0)
             return r;
         if (r == 0) {
@@ -200,19 +178,18 @@ static int answer_check(sst_conn *c, const char *p, uint32_t flags) {
     return SST_OK;
 }
 
-static int answer_wait(sst_conn *c, const char *p, uint32_t flags) {
-    (void)flags;
+static int answer_wait(sst_conn *c, const char *p) {
     uint64_t n = sst_read_u64(&p);
     return sst_wants_add(c, p, n, c->frame.at - 9);
 }
 
-static int answer_barrier(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_barrier(sst_conn *c, const char *p) {
     sst_text key = sst_read_text(&p);
-    return sst_wants_meet(c, key, (int64_t)sst_read_u64(&p), flags);
+    return sst_wants_meet(c, key, (int64_t)sst_read_u64(&p));
 }
 
 /* Key by key: each is answered once, and when the peer has much unread the next ones wait until it has read. */
-static int answer_multi_get(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_multi_get(sst_conn *c, const char *p) {
     const char *from = p, *end = p + c->frame.at - 1;
     uint64_t n = sst_read_u64(&p);
     if (c->done > 0)
@@ -221,7 +198,7 @@ static int answer_multi_get(sst_conn *c, const char *p, uint32_t flags) {
         if (c->out.end - c->out.begin > SST_CONN_HIGH)
             return SST_ENOBUFS;
         KEY(key, &p)
-        int r = say_value(c, &key, flags);
+        int r = say_value(c, &key);
         if (r != SST_OK || c->state == SST_CONN_ENDED)
             return r;
         c->done++;
@@ -256,15 +233,13 @@ static int set_space(sst_conn *c, const char *p, uint64_t n, uint32_t space, cha
             m++;
         }
     }
-    return m == 0 ? SST_OK : sst_multi_set(c->server->seg, space, keys, klens, vals, vlens, m, 0);
+    return m == 0 ? SST_OK : sst_multi_set(c->server->seg, space, keys, klens, vals, vlens, m, 0, SST_NOWAIT);
 }
 
-static int answer_multi_set(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_multi_set(sst_conn *c, const char *p) {
     uint64_t n = sst_read_u64(&p);
     if (n == 0)
         return SST_OK;
-    if (flags & SST_TRY)
-        return SST_EAGAIN; /* it knows no SST_TRY */
     char *block = malloc((size_t)n * 8 + c->frame.at);
     if (block == NULL)
         return sst_fail_with(SST_ESYS, ENOMEM);
@@ -279,87 +254,80 @@ static int answer_multi_set(sst_conn *c, const char *p, uint32_t flags) {
 }
 
 /* -- all keys --------------------------------------------------------------------------------------------------------- */
-static int answer_num_keys(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_num_keys(sst_conn *c, const char *p) {
     (void)p;
     int64_t user = 0, raw = 0;
-    int r = sst_num_keys(c->server->seg, SST_USER, "", 0, &user, 0, flags);
+    int r = sst_num_keys(c->server->seg, SST_USER, "", 0, &user, 0, SST_NOWAIT);
     if (r == SST_OK)
-        r = sst_num_keys(c->server->seg, SST_RAW, "", 0, &raw, 0, flags);
+        r = sst_num_keys(c->server->seg, SST_RAW, "", 0, &raw, 0, SST_NOWAIT);
     if (r == SST_OK)
         sst_conn_say_i64(c, user + raw);
     return r;
 }
 
-/* Adds a space's keys to the list, as they travel; *n of them. */
-static int list_space(sst_conn *c, sst_buf *list, sst_buf *part, uint32_t space, int64_t *n) {
-    uint32_t cursor = 0;
-    for (int r = 1; r != 0;) {
-        size_t used = 0;
-        r = sst_list_keys(c->server->seg, space, "", 0, &cursor, part->at, part->room, &used, 0);
-        if (r == SST_ENOBUFS) {
-            part->begin = part->end = 0;
-            if (!sst_buf_room(c->server, part, used))
-                return SST_EFULL;
-            continue;
-        }
-        if (r < 0)
-            return r;
-        for (const char *p = part->at, *end = part->at + used; p < end; ++*n) {
-            uint32_t klen = sst_read_u32(&p);
-            uint64_t len = klen + (space == SST_USER);
-            if (list->end + 8 + len > SST_CONN_MOST || !sst_buf_room(c->server, list, 8 + len))
-                return SST_EFULL;
-            memcpy(list->at + list->end, &len, 8);
-            list->at[list->end + 8] = '/';
-            memcpy(list->at + list->end + 8 + (space == SST_USER), p, klen);
-            list->end += 8 + len;
-            p += klen;
-        }
+/* Adds the keys of `used` bytes of records to the list, as they travel. */
+static int list_more(sst_conn *c, const char *p, size_t used, uint32_t space) {
+    sst_buf *list = &c->list;
+    for (const char *end = p + used; p < end; c->done_at++) {
+        uint32_t klen = sst_read_u32(&p);
+        uint64_t len = klen + (space == SST_USER);
+        if (list->end + 8 + len > SST_CONN_MOST || !sst_buf_room(c->server, list, 8 + len))
+            return SST_EFULL;
+        memcpy(list->at + list->end, &len, 8);
+        list->at[list->end + 8] = '/';
+        memcpy(list->at + list->end + 8 + (space == SST_USER), p, klen);
+        list->end += 8 + len;
+        p += klen;
     }
     return SST_OK;
 }
 
-static int answer_list_keys(sst_conn *c, const char *p, uint32_t flags) {
+/* Stripe by stripe, `done` of those of both spaces; `done_at` keys stand in the list. Where a lock is held it is kept. */
+static int answer_list_keys(sst_conn *c, const char *p) {
     (void)p;
-    if (flags & SST_TRY)
-        return SST_EAGAIN; /* it knows no SST_TRY */
-    sst_buf list = {0}, part = {0};
-    int64_t n = 0;
-    int r = sst_buf_room(c->server, &part, SST_TRY_COPY) ? SST_OK : SST_EFULL;
-    for (uint32_t space = SST_USER; space <= SST_RAW && r == SST_OK; space++)
-        r = list_space(c, &list, &part, space, &n);
-    if (r == SST_OK) {
-        sst_conn_say_i64(c, n);
-        sst_conn_say(c, list.at, list.end);
+    sst_server *v = c->server;
+    sst_buf part = {0};
+    int r = sst_buf_room(v, &part, SST_TRY_COPY) ? SST_OK : SST_EFULL;
+    while (r == SST_OK && c->done < 2 * SST_STRIPES) {
+        uint32_t space = (uint32_t)(c->done / SST_STRIPES), cursor = (uint32_t)(c->done % SST_STRIPES);
+        size_t used = 0;
+        r = sst_list_keys(v->seg, space, "", 0, &cursor, part.at, part.room, &used, 0, SST_NOWAIT);
+        if (r == SST_ENOBUFS) {
+            r = sst_buf_room(v, &part, used) ? SST_OK : SST_EFULL;
+        } else if (r >= 0) {
+            r = list_more(c, part.at, used, space);
+            c->done = (uint64_t)space * SST_STRIPES + cursor;
+        }
     }
-    sst_buf_free(c->server, &list);
-    sst_buf_free(c->server, &part);
+    sst_buf_free(v, &part);
+    if (r == SST_OK) {
+        sst_conn_say_i64(c, (int64_t)c->done_at);
+        sst_conn_say(c, c->list.at, c->list.end);
+        sst_buf_free(v, &c->list);
+    }
     return r;
 }
 
 /* -- the connection itself -------------------------------------------------------------------------------------------- */
-static int answer_validate(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_validate(sst_conn *c, const char *p) {
     (void)c;
-    (void)flags;
     return sst_read_u32(&p) == SST_WIRE_MAGIC ? SST_OK : SST_EINVAL;
 }
 
-static int answer_ping(sst_conn *c, const char *p, uint32_t flags) {
-    (void)flags;
+static int answer_ping(sst_conn *c, const char *p) {
     sst_conn_say(c, p, 4);
     return SST_OK;
 }
 
-static int answer_cancel(sst_conn *c, const char *p, uint32_t flags) {
+static int answer_cancel(sst_conn *c, const char *p) {
     (void)p;
-    (void)flags;
     sst_wants_drop(c);
     sst_conn_say_u8(c, 1);
     return SST_OK;
 }
 
 /* -- which ------------------------------------------------------------------------------------------------------------ */
-static int (*const answers[SST_OPS])(sst_conn *c, const char *p, uint32_t flags) = {
+static int (*const answers[SST_OPS])(sst_conn *c, const char *p) = {
     [SST_OP_VALIDATE] = answer_validate,
     [SST_OP_SET] = answer_set,
     [SST_OP_COMPARE_SET] = answer_compare_set,
@@ -381,27 +349,7 @@ static int (*const answers[SST_OPS])(sst_conn *c, const char *p, uint32_t flags)
     [SST_OP_BARRIER] = answer_barrier,
 };
 
-/* 1: somebody alive holds a lock that the request may need. */
-static int blocked(sst_conn *c, const char *p) {
-    sst_seg *s = c->server->seg;
-    const char *form = sst_frame_form(c->frame.op);
-    if (form[0] == 0)
-        return any_held(s);
-    uint64_t n = form[0] == '*' ? sst_read_u64(&p) : 1;
-    int values = strchr(form, 'b') != NULL && form[0] == '*';
-    for (sst_key key; n > 0; n--) {
-        if (sst_wire_key(s, sst_read_text(&p), &key) == SST_OK && sst_held(s, key.stripe))
-            return 1;
-        if (values)
-            (void)sst_read_text(&p);
-    }
-    return 0;
-}
-
 int sst_answer(sst_conn *c, const char *p) {
-    int (*answer)(sst_conn *, const char *, uint32_t) = answers[c->frame.op];
-    int r = answer(c, p + 1, SST_TRY);
-    if (r == SST_EAGAIN && !blocked(c, p + 1))
-        r = answer(c, p + 1, 0);
+    int r = answers[c->frame.op](c, p + 1);
     return r == SST_EBUSY || r == SST_EINTR ? SST_EAGAIN : r;
 }

@@ -64,7 +64,7 @@ static int arrive(sst_seg *s, const sst_bar *bar, sst_point *p, sst_arrival *a) 
             return sst_bar_verdict(p, st, a);
         }
         if (sst_closing(s))
-            return SST_ECLOSED;
+            return sst_why_closing(s);
         int r = arrive_in(s, bar, p, st, a);
         if (r != SST_EAGAIN)
             return r;

@@ -113,7 +113,7 @@ static void finish(sst_conn *c, uint32_t op) {
     sst_server *v = c->server;
     c->served++;
     c->tries = 0;
-    c->done = 0;
+    c->done = c->done_at = 0;
     sst_count(&v->count.operations, 1);
     if (op == SST_OP_VALIDATE && c->state == SST_CONN_GREETED)
         c->state = SST_CONN_OPEN;
@@ -192,5 +192,6 @@ void sst_conn_free(sst_conn *c) {
     sst_link_out(&c->served_by);
     sst_buf_free(c->server, &c->in);
     sst_buf_free(c->server, &c->out);
+    sst_buf_free(c->server, &c->list);
     free(c);
 }

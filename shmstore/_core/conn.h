@@ -78,8 +78,9 @@ struct sst_conn {
     uint64_t busy_ns;       /* 0: not busy */
     sst_buf in, out;
     sst_frame frame;
-    uint64_t done;    /* keys of the request at the beginning of `in` that are answered; else 0 */
-    size_t done_at;   /* and where the next one stands */
+    uint64_t done;    /* what of the request at the beginning of `in` is done: keys, or stripes; else 0 */
+    size_t done_at;   /* and where the next key stands, or how many are listed */
+    sst_buf list;     /* of LIST_KEYS, so far */
     sst_wait_set *wait;
     uint64_t grant;    /* whole hash of the queue key that it was told of, while granted */
     uint64_t grant_ns; /* until then */
@@ -191,14 +192,12 @@ void sst_conn_say_text(sst_conn *c, const char *bytes, size_t n);
 int sst_answer(sst_conn *c, const char *p);
 /* A wire key in the segment. SST_EINVAL: it can be none. */
 int sst_wire_key(sst_seg *s, sst_text wire, sst_key *key);
-/* 1: somebody alive holds the stripe, or the heap. */
-int sst_held(sst_seg *s, uint32_t stripe);
 
 /* -- wants.c ---------------------------------------------------------------------------------------------------------- */
 /* The connection waits for these n keys (wire form, `size` bytes) from now on. SST_OK: it is answered, or will be. */
 int sst_wants_add(sst_conn *c, const char *keys, uint64_t n, size_t size);
 /* The same for a barrier, at which it arrives. SST_EAGAIN: not arrived, try again. */
-int sst_wants_meet(sst_conn *c, sst_text key, int64_t parties, uint32_t flags);
+int sst_wants_meet(sst_conn *c, sst_text key, int64_t parties);
 void sst_wants_drop(sst_conn *c);
 /* Looks at every stripe whose event has moved since it was armed. */
 void sst_wants_scan(sst_server *v);

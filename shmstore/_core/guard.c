@@ -57,9 +57,9 @@ int sst_heap_enter(sst_seg *s, uint64_t deadline_ns, uint32_t flags) {
 void sst_heap_exit(sst_seg *s) { sst_unlock(s, &sst_heap_of(s)->lock); }
 
 /* The stripe's lock was taken from the dead: make the stripe whole. On SST_OK it is held, else it is not. */
-static int repair_stripe(sst_seg *s, uint32_t stripe, uint64_t deadline_ns) {
+static int repair_stripe(sst_seg *s, uint32_t stripe, uint64_t deadline_ns, uint32_t flags) {
     sst_stripe *st = sst_stripe_at(s, stripe);
-    int r = sst_heap_enter(s, deadline_ns, 0);
+    int r = sst_heap_enter(s, deadline_ns, flags);
     if (r == SST_OK) {
         r = sst_recover_stripe(s, stripe);
         sst_heap_exit(s);
@@ -83,7 +83,7 @@ int sst_enter(sst_seg *s, uint32_t stripe, uint64_t deadline_ns, uint32_t flags)
     }
     sst_stripe *st = sst_stripe_at(s, stripe);
     int r = sst_lock(s, &st->lock, deadline_ns, flags);
-    return r == SST_OWNER_DIED ? repair_stripe(s, stripe, deadline_ns) : r;
+    return r == SST_OWNER_DIED ? repair_stripe(s, stripe, deadline_ns, flags) : r;
 }
 
 /* Gives back what an operation took and did not need. Where the heap is busy the blocks stay on the list: the next to
@@ -152,7 +152,7 @@ static void inherit(sst_seg *s) {
     for (uint32_t i = 0; i < SST_STRIPES && sst_now_ns() < deadline; i++) {
         if (!claim_word(s, &sst_stripe_at(s, i)->lock))
             continue;
-        int r = repair_stripe(s, i, deadline);
+        int r = repair_stripe(s, i, deadline, 0);
         if (r == SST_OK)
             sst_unlock(s, &sst_stripe_at(s, i)->lock);
         else if (r != SST_ECORRUPT)
@@ -164,7 +164,7 @@ static int join_locked(sst_seg *s) {
     if (sst_me(s) != 0)
         return SST_OK;
     if (sst_closing(s))
-        return SST_ECLOSED;
+        return sst_why_closing(s);
     int r = sst_peer_claim(s);
     if (r == SST_OK) {
         inherit(s);

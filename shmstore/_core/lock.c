@@ -26,7 +26,10 @@ static int lock_slow(sst_seg *s, uint32_t *word, uint32_t me, uint64_t deadline_
     if (flags & SST_TRY)
         return SST_EAGAIN;
     uint64_t slice = SLICE_FIRST, least = sst_after(sst_now_ns(), SST_LOCK_PATIENCE);
-    if (deadline_ns < least)
+    int waits = !(flags & SST_NOWAIT); /* else one look at the owner, and no WAITERS for nobody */
+    if (!waits)
+        deadline_ns = 0;
+    else if (deadline_ns < least)
         deadline_ns = least;
     for (;;) {
         uint32_t v = ld32(word);
@@ -37,7 +40,7 @@ static int lock_slow(sst_seg *s, uint32_t *word, uint32_t me, uint64_t deadline_
                 return SST_OK;
             continue;
         }
-        if (!(v & SST_WAITERS)) {
+        if (waits && !(v & SST_WAITERS)) {
             if (!cas32_acquire(word, v, v | SST_WAITERS))
                 continue;
             v |= SST_WAITERS;
@@ -47,7 +50,7 @@ static int lock_slow(sst_seg *s, uint32_t *word, uint32_t me, uint64_t deadline_
         if (now < deadline_ns)
             r = s->park->park(s, word, v, sst_earlier(deadline_ns, sst_after(now, slice)), 0);
         if (sst_closing(s))
-            return SST_ECLOSED;
+            return sst_why_closing(s);
         if (r == SST_OK)
             continue;
         v = ld32(word); /* nobody woke us, or nobody was going to (SST_EAGAIN): is the owner alive? */

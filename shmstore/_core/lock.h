@@ -13,7 +13,8 @@
  *
  * How long one waits: to the deadline, but for each lock at least SST_LOCK_PATIENCE, so that a call that takes many
  * locks is not thrown back to its start by the first contention after its deadline. A signal, and a close, end the wait
- * at once. */
+ * at once. With SST_TRY and SST_NOWAIT nobody waits, beyond some pauses of a microsecond: with the first a lock that is
+ * held is SST_EAGAIN, with the second its owner is looked at, SST_EBUSY if alive, and robbed if dead. */
 #ifndef SST_LOCK_H
 #define SST_LOCK_H
 
@@ -24,8 +25,8 @@
 #define SST_LOCK_CORRUPT  SST_OWNER_MASK     /* a slot and a generation that nobody has */
 #define SST_LOCK_PATIENCE UINT64_C(200000000) /* how long a live holder is watched before it is called SST_EBUSY */
 
-/* SST_OK or SST_OWNER_DIED: ours. Else SST_EAGAIN (SST_TRY), SST_EBUSY, SST_EINTR, SST_ECLOSED, SST_ECORRUPT: not
- * ours. A parked call looks at CLOSING each time it wakes, every 16 ms at least: a close waits for no lock, whoever
+/* SST_OK or SST_OWNER_DIED: ours. Else SST_EAGAIN (SST_TRY), SST_EBUSY, SST_EINTR, SST_ECLOSED, SST_ELOST,
+ * SST_ECORRUPT: not ours. A parked call looks at CLOSING each time it wakes, every 16 ms at least: a close waits for no lock, whoever
  * holds it. */
 int sst_lock(sst_seg *s, uint32_t *word, uint64_t deadline_ns, uint32_t flags);
 void sst_unlock(sst_seg *s, uint32_t *word);

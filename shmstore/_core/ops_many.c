@@ -92,8 +92,9 @@ static int all_pairs(sst_op *op, pair *pairs, uint32_t n, const uint8_t *touched
 }
 
 int sst_multi_set(sst_seg *s, uint32_t space, const char *keys, const uint32_t *klens, const char *vals,
-                  const uint32_t *vlens, uint32_t n, uint64_t deadline_ns) {
+                  const uint32_t *vlens, uint32_t n, uint64_t deadline_ns, uint32_t flags) {
     uint8_t touched[SST_STRIPES] = {0};
+    uint64_t bytes = 0;
     if (n == 0)
         return SST_OK;
     if (s->readonly)
@@ -111,17 +112,20 @@ int sst_multi_set(sst_seg *s, uint32_t space, const char *keys, const uint32_t *
         pairs[i].vlen = vlens[i];
         r = vlens[i] > SST_VALUE_MAX ? SST_ETOOBIG : sst_key_make(s, space, keys, klens[i], &pairs[i].key);
         touched[pairs[i].key.stripe] = 1;
+        bytes += (uint64_t)klens[i] + vlens[i];
     }
+    if (r == SST_OK && (flags & SST_TRY) && bytes > SST_TRY_COPY)
+        r = SST_EAGAIN;
     if (r == SST_OK)
         fold(pairs, n);
     uint32_t locked = 0;
     for (; locked < SST_STRIPES && r == SST_OK; locked++)
         if (touched[locked]) {
-            r = sst_enter(s, locked, deadline_ns, 0);
+            r = sst_enter(s, locked, deadline_ns, flags);
             if (r != SST_OK)
                 break;
         }
-    sst_op op = {.s = s, .deadline_ns = deadline_ns};
+    sst_op op = {.s = s, .deadline_ns = deadline_ns, .flags = flags};
     if (r == SST_OK)
         r = all_pairs(&op, pairs, n, touched);
     for (uint32_t i = 0; i < locked; i++)
@@ -207,21 +211,23 @@ static void list_one(const char *key, uint32_t klen, void *arg) {
 }
 
 int sst_list_keys(sst_seg *s, uint32_t space, const char *prefix, size_t plen, uint32_t *cursor, char *buf, size_t room,
-                  size_t *used, uint64_t deadline_ns) {
+                  size_t *used, uint64_t deadline_ns, uint32_t flags) {
     filter f = {space, prefix, plen};
     int r = sst_begin(s);
     if (r != SST_OK)
         return r;
+    if ((flags & SST_TRY) && room > SST_TRY_COPY)
+        room = SST_TRY_COPY;
     *used = 0;
     while (r == SST_OK && *cursor < SST_STRIPES) {
         sink to = {buf, room, *used};
-        r = sst_enter(s, *cursor, deadline_ns, 0);
+        r = sst_enter(s, *cursor, deadline_ns, flags);
         if (r == SST_OK) {
             r = each_key(s, *cursor, &f, list_one, &to);
             sst_exit(s, *cursor, 0);
         }
         if (r == SST_OK && to.used > room)
-            r = SST_ENOBUFS;
+            r = (flags & SST_TRY) && to.used > SST_TRY_COPY ? SST_EAGAIN : SST_ENOBUFS;
         if (r != SST_OK && *used > 0) {
             r = 1; /* what is in the buffer goes out first; the next call meets the same stripe */
             break;

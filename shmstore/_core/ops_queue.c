@@ -20,6 +20,8 @@ int sst_queue_push(sst_seg *s, uint32_t space, const char *key, size_t klen, con
     sst_place place;
     if (vlen > SST_VALUE_MAX)
         return SST_ETOOBIG;
+    if ((flags & SST_TRY) && vlen > SST_TRY_COPY)
+        return SST_EAGAIN;
     int r = sst_op_enter(&op, s, space, key, klen, deadline_ns, flags);
     if (r != SST_OK)
         return r;
@@ -78,6 +80,8 @@ static int take_first(sst_op *op, const sst_place *place, char *buf, size_t room
     if (r != SST_OK)
         return r;
     *len = size;
+    if ((op->flags & SST_TRY) && *len > SST_TRY_COPY)
+        return SST_EAGAIN;
     if (*len > room)
         return SST_ENOBUFS;
     sst_copy_out(buf, (const char *)(item + 1), *len);
@@ -114,7 +118,7 @@ static int pop_once(sst_op *op, int block, char *buf, size_t room, size_t *len, 
                     uint32_t *value) {
     sst_seg *s = op->s;
     sst_place place;
-    int r = sst_enter(s, op->key.stripe, op->deadline_ns, 0);
+    int r = sst_enter(s, op->key.stripe, op->deadline_ns, op->flags);
     if (r != SST_OK)
         return r;
     r = sst_table_find(s, &op->key, SST_KIND_QUEUE, &place);
@@ -139,12 +143,13 @@ static int pop_once(sst_op *op, int block, char *buf, size_t room, size_t *len, 
 }
 
 int sst_queue_pop(sst_seg *s, uint32_t space, const char *key, size_t klen, int block, char *buf, size_t room,
-                  size_t *len, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns) {
+                  size_t *len, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns,
+                  uint32_t flags) {
     sst_op op;
-    int r = sst_op_begin(&op, s, space, key, klen, deadline_ns, 0);
+    int r = sst_op_begin(&op, s, space, key, klen, deadline_ns, flags);
     if (r != SST_OK)
         return r;
-    if (s->readonly) {
+    if (s->readonly || (block && flags != 0)) {
         sst_end(s);
         return SST_EINVAL;
     }

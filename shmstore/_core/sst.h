@@ -9,7 +9,9 @@
  *   - Keys and values are length-counted bytes; NUL is an ordinary byte. A key has 1..SST_KEY_MAX bytes.
  *   - Times are nanoseconds of CLOCK_MONOTONIC. A deadline is absolute; SST_FOREVER never comes.
  *   - flags: 0, or SST_TRY: return SST_EAGAIN whenever the call would park, repair another's lock, allocate file
- *     space or copy more than SST_TRY_COPY bytes. doors.c calls so, with the GIL kept.
+ *     space or copy more than SST_TRY_COPY bytes. doors.c calls so, with the GIL kept. Or SST_NOWAIT: return SST_EBUSY
+ *     at once where somebody alive holds a lock that the call needs, whatever the deadline says; repair, allocate and copy
+ *     as ever. The server calls so, whose thread stands still for nobody.
  *   - A call that finds a lock held by a live process waits until the deadline, then SST_EBUSY; sst_holder() names
  *     the process. A signal while waiting is SST_EINTR: nothing has happened, call again with the same deadline.
  */
@@ -59,6 +61,7 @@ enum {
     SST_NOTE_MAX = 56, /* bytes kept of what a waiter waits on */
     SST_TRY = 1,       /* flags */
     SST_KEY_ONLY = 2,  /* check and wait: a queue of that name does not count */
+    SST_NOWAIT = 4,
     SST_FUTEX = 1,     /* engines */
     SST_SEMAPHORE = 2,
     SST_USER = 0, /* key spaces: what local verbs see */
@@ -237,11 +240,11 @@ int sst_num_keys(sst_seg *s, uint32_t space, const char *prefix, size_t plen, in
  * the next unread stripe; returns 1 while stripes are left, 0 at the end. SST_ENOBUFS: the next stripe alone needs
  * *used bytes. No error loses a key: call again with that *cursor. Each stripe is one snapshot. */
 int sst_list_keys(sst_seg *s, uint32_t space, const char *prefix, size_t plen, uint32_t *cursor, char *buf, size_t room,
-                  size_t *used, uint64_t deadline_ns);
+                  size_t *used, uint64_t deadline_ns, uint32_t flags);
 /* Sets n pairs. keys, vals: concatenated bytes; klens, vlens: n lengths each. Of a key given more than once the last value
  * counts. All stripes concerned are locked first; SST_EFULL or SST_ENOSPC: nothing was set. */
 int sst_multi_set(sst_seg *s, uint32_t space, const char *keys, const uint32_t *klens, const char *vals,
-                  const uint32_t *vlens, uint32_t n, uint64_t deadline_ns);
+                  const uint32_t *vlens, uint32_t n, uint64_t deadline_ns, uint32_t flags);
 /* As sst_check, but before it says 0 it yields the processor for a while, at most to the deadline: whoever is to set the
  * key is often about to. Nothing parks, and no waiter is to be seen. */
 int sst_linger(sst_seg *s, uint32_t space, const char *key, size_t klen, uint64_t deadline_ns, uint32_t flags);
@@ -286,9 +289,11 @@ int sst_bar_seats(sst_seg *s, const sst_bar *bar, uint32_t epoch, sst_seat *out)
 
 int sst_queue_push(sst_seg *s, uint32_t space, const char *key, size_t klen, const char *val, size_t vlen,
                    uint64_t deadline_ns, uint32_t flags);
-/* *waiter as in sst_wait: it is this popper's place in the line. block 0: SST_ENOENT when no item is free for it. */
+/* *waiter as in sst_wait: it is this popper's place in the line. block 0: SST_ENOENT when no item is free for it.
+ * SST_TRY and SST_NOWAIT: with block 0 only, else SST_EINVAL. */
 int sst_queue_pop(sst_seg *s, uint32_t space, const char *key, size_t klen, int block, char *buf, size_t room,
-                  size_t *len, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns);
+                  size_t *len, uint32_t *waiter, uint32_t rank, uint64_t deadline_ns, uint64_t slice_ns,
+                  uint32_t flags);
 int sst_queue_len(sst_seg *s, uint32_t space, const char *key, size_t klen, int64_t *n, uint64_t deadline_ns,
                   uint32_t flags);
 

@@ -70,6 +70,8 @@ struct sst_seg {
 #define SST_LEAVER  UINT32_C(0x40000000)
 #define SST_LOST    UINT32_C(0x20000000)
 static inline int sst_closing(const sst_seg *s) { return (ld32(&s->users) & (SST_CLOSING | SST_LOST)) != 0; }
+/* What a call says then. */
+static inline int sst_why_closing(const sst_seg *s) { return ld32(&s->users) & SST_LOST ? SST_ELOST : SST_ECLOSED; }
 
 static inline sst_header *sst_header_of(const sst_seg *s) { return (sst_header *)(void *)s->base; }
 static inline sst_heap *sst_heap_of(const sst_seg *s) { return (sst_heap *)(void *)(s->base + SST_AT_HEAP); }

@@ -60,11 +60,10 @@ static void arm(sst_server *v, uint32_t stripe) {
 }
 
 /* -- is it there ------------------------------------------------------------------------------------------------------ */
+static int later(int r) { return r == SST_EBUSY || r == SST_EINTR ? SST_EAGAIN : r; }
+
 static int check(sst_seg *s, const sst_key *key, uint32_t flags) {
-    int r = sst_check(s, key->space, key->bytes, key->len, 0, flags | SST_TRY);
-    if (r == SST_EAGAIN && !sst_held(s, key->stripe))
-        r = sst_check(s, key->space, key->bytes, key->len, 0, flags);
-    return r == SST_EBUSY || r == SST_EINTR ? SST_EAGAIN : r;
+    return later(sst_check(s, key->space, key->bytes, key->len, 0, flags | SST_NOWAIT));
 }
 
 static int64_t granted(const sst_server *v, const sst_key *key) {
@@ -84,11 +83,9 @@ static int there(sst_server *v, const sst_key *key) {
     if (r <= 0)
         return r;
     int64_t n = 0;
-    r = sst_queue_len(s, key->space, key->bytes, key->len, &n, 0, SST_TRY);
-    if (r == SST_EAGAIN && !sst_held(s, key->stripe))
-        r = sst_queue_len(s, key->space, key->bytes, key->len, &n, 0, 0);
+    r = sst_queue_len(s, key->space, key->bytes, key->len, &n, 0, SST_NOWAIT);
     if (r != SST_OK)
-        return r == SST_EBUSY || r == SST_EINTR ? SST_EAGAIN : r;
+        return later(r);
     n -= granted(v, key);
     return n > 0 && (uint64_t)n > sst_op_line(s, key, UINT64_MAX) ? 2 : 0;
 }
@@ -122,10 +119,10 @@ void sst_grants_expire(sst_server *v, uint64_t now) {
 
 /* -- barriers --------------------------------------------------------------------------------------------------------- */
 /* One look under the lock, and the arrival if it is the first. 1: all have come; 0: not. */
-static int meet(sst_seg *s, sst_want *w, uint32_t *arrived, uint32_t flags) {
+static int meet(sst_seg *s, sst_want *w, uint32_t *arrived) {
     sst_op op;
     int64_t count;
-    int r = sst_op_enter(&op, s, w->key.space, w->key.bytes, w->key.len, 0, flags);
+    int r = sst_op_enter(&op, s, w->key.space, w->key.bytes, w->key.len, 0, SST_NOWAIT);
     return r == SST_OK ? sst_op_exit(&op, sst_op_meet(&op, w->parties, arrived, &count, &w->waiter, 0)) : r;
 }
 
@@ -133,10 +130,7 @@ static int all_met(sst_seg *s, sst_want *w) {
     uint32_t arrived = 1;
     if (sst_op_passed(s, w->waiter))
         return 1;
-    int r = meet(s, w, &arrived, SST_TRY);
-    if (r == SST_EAGAIN && !sst_held(s, w->key.stripe))
-        r = meet(s, w, &arrived, 0);
-    return r == SST_EBUSY || r == SST_EINTR ? SST_EAGAIN : r;
+    return later(meet(s, w, &arrived));
 }
 
 /* -- looks ------------------------------------------------------------------------------------------------------------ */
@@ -298,7 +292,7 @@ int sst_wants_add(sst_conn *c, const char *keys, uint64_t n, size_t size) {
     return SST_OK;
 }
 
-int sst_wants_meet(sst_conn *c, sst_text key, int64_t parties, uint32_t flags) {
+int sst_wants_meet(sst_conn *c, sst_text key, int64_t parties) {
     sst_server *v = c->server;
     if (c->wait != NULL)
         return SST_EINVAL;
@@ -315,7 +309,7 @@ int sst_wants_meet(sst_conn *c, sst_text key, int64_t parties, uint32_t flags) {
     if (r == SST_OK) {
         arm(v, w->key.stripe); /* before the arrival: the last one may come straight after it */
         uint32_t arrived = 0;
-        r = meet(v->seg, w, &arrived, flags);
+        r = meet(v->seg, w, &arrived);
         if (r != 0 && v->index[w->key.stripe] == 0)
             sst_bell_unwatch(&v->bell, w->key.stripe);
     }

@@ -168,7 +168,7 @@ static inline int push(sst_seg *s, const char *key, const char *val) {
 static inline int pop(sst_seg *s, const char *key, char *text, size_t room) {
     uint32_t waiter = 0;
     size_t len = 0;
-    int r = sst_queue_pop(s, SST_USER, key, strlen(key), 0, text, room - 1, &len, &waiter, 0, soon(), 50 * MS);
+    int r = sst_queue_pop(s, SST_USER, key, strlen(key), 0, text, room - 1, &len, &waiter, 0, soon(), 50 * MS, 0);
     text[r == SST_OK ? len : 0] = 0;
     return r;
 }

@@ -37,7 +37,7 @@ static void wait_so(sst_seg *s, int waits) {
         r = waits == FOR_KEY      ? sst_wait(s, SST_USER, KEY, 1, &waiter, 0, deadline, SLICE, SST_KEY_ONLY)
             : waits == AT_BARRIER ? sst_barrier(s, SST_USER, KEY, 1, 2, &arrived, &count, &waiter, 0, deadline, SLICE)
                                   : sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &waiter,
-                                                  0, deadline, SLICE);
+                                                  0, deadline, SLICE, 0);
     while (r == SST_EAGAIN);
     CHECK_IS(r, SST_OK);
 }

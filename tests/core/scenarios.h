@@ -80,7 +80,8 @@ static void dead_in_line(sst_seg *s) {
     CHECK(pid >= 0);
     if (pid == 0) {
         uint32_t waiter = 0;
-        (void)sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &waiter, 0, soon(), 60 * SEC);
+        (void)sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &waiter, 0, soon(), 60 * SEC,
+                            0);
         _exit(1);
     }
     while (!in_line(s))
@@ -99,7 +100,7 @@ static void woken_in_vain(sst_seg *s) { /* its post lies there, and somebody els
 }
 static uint32_t standing; /* the survivor's place in the line, until it reads what there is */
 static void stand(sst_seg *s) {
-    CHECK_IS(sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &standing, 0, soon(), MS),
+    CHECK_IS(sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &standing, 0, soon(), MS, 0),
              SST_EAGAIN);
     CHECK(standing != 0);
 }
@@ -225,7 +226,7 @@ static void push_large(sst_seg *s) { CHECK_IS(push(s, KEY, big), SST_OK); }
 /* The child's own place in the line. */
 static uint32_t place;
 static void stand_in_line(sst_seg *s) {
-    CHECK_IS(sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &place, 0, soon(), MS),
+    CHECK_IS(sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &place, 0, soon(), MS, 0),
              SST_EAGAIN);
     CHECK(place != 0);
 }
@@ -238,7 +239,8 @@ static void leave_line(sst_seg *s) {
     CHECK_IS(place, 0);
 }
 static void pop_in_line(sst_seg *s) {
-    CHECK_IS(sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &place, 0, soon(), MS), SST_OK);
+    CHECK_IS(sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &place, 0, soon(), MS, 0),
+             SST_OK);
     CHECK_IS(place, 0);
 }
 static void pop_blocked(sst_seg *s) { /* stands in the line, times out, leaves it */
@@ -246,7 +248,7 @@ static void pop_blocked(sst_seg *s) { /* stands in the line, times out, leaves i
     int r;
     uint64_t deadline = in_ms(3);
     do
-        r = sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &waiter, 0, deadline, MS);
+        r = sst_queue_pop(s, SST_USER, KEY, 1, 1, answer, sizeof answer, &answer_len, &waiter, 0, deadline, MS, 0);
     while (r == SST_EAGAIN);
     CHECK_IS(r, SST_ETIMEDOUT);
     CHECK_IS(waiter, 0);
@@ -294,21 +296,21 @@ static void set_many_large(sst_seg *s) { /* the file grows between them */
     static char vals[2 * BIG];
     static const uint32_t klens[] = {1, 5}, vlens[] = {BIG, BIG};
     memset(vals, 'B', sizeof vals);
-    CHECK_IS(sst_multi_set(s, SST_USER, "kother", klens, vals, vlens, 2, soon()), SST_OK);
+    CHECK_IS(sst_multi_set(s, SST_USER, "kother", klens, vals, vlens, 2, soon(), 0), SST_OK);
 }
 static void set_too_many(sst_seg *s) { /* what was taken for the first three is given back */
     static char vals[4 * BIG];
     static const uint32_t klens[] = {1, 5, 4, 6}, vlens[] = {BIG, BIG, BIG, BIG};
-    CHECK_IS(sst_multi_set(s, SST_USER, "kotherthirfourth", klens, vals, vlens, 4, soon()), SST_EFULL);
+    CHECK_IS(sst_multi_set(s, SST_USER, "kotherthirfourth", klens, vals, vlens, 4, soon(), 0), SST_EFULL);
 }
 static void set_in_larger(sst_seg *s) { CHECK_IS(sst_set(s, SST_USER, KEY, 1, big, 60000, soon(), 0), SST_OK); }
 static void set_many(sst_seg *s) { /* two new keys and one that may be there */
     static const uint32_t klens[] = {1, 5, 4}, vlens[] = {5, 6, 4};
-    CHECK_IS(sst_multi_set(s, SST_USER, "kotherthir", klens, "aftersecondmore", vlens, 3, soon()), SST_OK);
+    CHECK_IS(sst_multi_set(s, SST_USER, "kotherthir", klens, "aftersecondmore", vlens, 3, soon(), 0), SST_OK);
 }
 static void set_thrice(sst_seg *s) { /* one key three times, each value in a block of its own, and another between */
     static const uint32_t klens[] = {1, 1, 5, 1}, vlens[] = {40, 50, 6, 5};
-    CHECK_IS(sst_multi_set(s, SST_USER, "kkotherk", klens, big, vlens, 4, soon()), SST_OK);
+    CHECK_IS(sst_multi_set(s, SST_USER, "kkotherk", klens, big, vlens, 4, soon(), 0), SST_OK);
 }
 static void rank_in(sst_seg *s) { CHECK_IS(sst_rank_register(s, 3), SST_OK); }
 static void rank_in_out(sst_seg *s) {
@@ -347,6 +349,38 @@ static void try_push_as(sst_seg *s, size_t len, int result) {
 }
 static void try_push(sst_seg *s) { try_push_as(s, 6, SST_OK); }
 static void try_push_spare(sst_seg *s) { try_push_as(s, SPARE, SST_EAGAIN); }
+
+static void try_many_as(sst_seg *s, uint32_t first, int result) {
+    const uint32_t klens[] = {1, 5, 4}, vlens[] = {first, 6, 4};
+    CHECK_IS(sst_multi_set(s, SST_USER, "kotherthir", klens, big, vlens, 3, 0, SST_TRY), result);
+}
+static void try_many(sst_seg *s) { try_many_as(s, 5, SST_OK); }
+static void try_many_refused(sst_seg *s) { try_many_as(s, 5, SST_EAGAIN); }
+static void try_many_spare(sst_seg *s) { try_many_as(s, SPARE, SST_EAGAIN); }
+static int pop_now(sst_seg *s, uint32_t flags) {
+    uint32_t waiter = 0;
+    return sst_queue_pop(s, SST_USER, KEY, 1, 0, answer, sizeof answer, &answer_len, &waiter, 0, 0, 0, flags);
+}
+static void try_pop(sst_seg *s) { CHECK_IS(pop_now(s, SST_TRY), SST_OK); }
+static void try_pop_refused(sst_seg *s) { CHECK_IS(pop_now(s, SST_TRY), SST_EAGAIN); }
+static void large_item(sst_seg *s) {
+    CHECK_IS(push(s, KEY, big), SST_OK);
+    one_item(s);
+}
+static void a_deads_line(sst_seg *s) {
+    two_items(s);
+    die_with(s, 0, KEY);
+}
+
+/* -- with SST_NOWAIT, as the server calls: whatever needs no wait for somebody alive ---------------------------------- */
+static void now_set(sst_seg *s) { CHECK_IS(sst_set(s, SST_USER, KEY, 1, big, 5, 0, SST_NOWAIT), SST_OK); }
+static void now_many(sst_seg *s) {
+    static const uint32_t klens[] = {1, 5, 4}, vlens[] = {BIG, 6, 4};
+    static char vals[BIG + 10];
+    memset(vals, 'B', sizeof vals);
+    CHECK_IS(sst_multi_set(s, SST_USER, "kotherthir", klens, vals, vlens, 3, 0, SST_NOWAIT), SST_OK);
+}
+static void now_pop(sst_seg *s) { CHECK_IS(pop_now(s, SST_NOWAIT), SST_OK); }
 
 static const scenario scenarios[] = {
     {"attach", small, nothing, 1, MIB * 2, NULL, NOBODY},
@@ -427,6 +461,19 @@ static const scenario scenarios[] = {
     {"declined: set, a dead's heap", a_deads_heap_and_large, try_set_refused, 0, MIB * 4, NULL, NOBODY},
     {"try: set empty, a dead's heap", a_deads_heap_and_large, try_set_empty, 0, MIB * 4, NULL, NOBODY},
     {"try: delete, a dead's heap", a_deads_heap, try_delete, 0, MIB * 2, NULL, NOBODY},
+    {"try: multi_set", small, try_many, 0, MIB * 2, NULL, NOBODY},
+    {"try: multi_set, new", nothing, try_many, 0, MIB * 2, NULL, FOR_KEY},
+    {"declined: multi_set, in hand", one_block_and_no_more, try_many_spare, 0, MIB * 2, NULL, NOBODY},
+    {"declined: multi_set, dead's stripe", a_deads_stripe, try_many_refused, 0, MIB * 2, NULL, NOBODY},
+    {"try: pop of two", two_items, try_pop, 0, MIB * 2, NULL, NOBODY},
+    {"try: pop the last", one_item, try_pop, 0, MIB * 2, NULL, NOBODY},
+    {"try: pop behind the dead", item_behind_the_dead, try_pop, 0, MIB * 2, NULL, NOBODY},
+    {"declined: pop, a large item", large_item, try_pop_refused, 0, MIB * 4, NULL, NOBODY},
+    {"declined: pop, a dead's stripe", a_deads_line, try_pop_refused, 0, MIB * 2, NULL, NOBODY},
+    {"no wait: set, a dead's stripe", a_deads_stripe, now_set, 0, MIB * 2, NULL, NOBODY},
+    {"no wait: set, a dead's heap", a_deads_heap_and_large, now_set, 0, MIB * 4, NULL, NOBODY},
+    {"no wait: multi_set, dead's stripe", a_deads_stripe, now_many, 0, MIB * 4, NULL, NOBODY},
+    {"no wait: pop, a dead's stripe", a_deads_line, now_pop, 0, MIB * 2, NULL, NOBODY},
 };
 
 /* From one kill to the next: each store. Under AddressSanitizer, which makes a fork slow, each third in the short form. */

@@ -60,7 +60,7 @@ static int take(sst_seg *s) {
     static _Thread_local char item[LARGE];
     size_t len;
     uint32_t waiter = 0;
-    int r = sst_queue_pop(s, SST_USER, "q", 1, 0, item, sizeof item, &len, &waiter, 0, soon(), 50 * MS);
+    int r = sst_queue_pop(s, SST_USER, "q", 1, 0, item, sizeof item, &len, &waiter, 0, soon(), 50 * MS, 0);
     return r == SST_ENOENT ? SST_OK : r;
 }
 

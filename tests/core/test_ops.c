@@ -149,19 +149,19 @@ static void value_limit(twin *t) {
 static void multi_sets(twin *t) {
     static const uint32_t klens[] = {2, 2, 2, 2}, vlens[] = {1, 0, 3, 2};
     CHECK_IS(put(t->b, "m2", "old"), SST_OK);
-    CHECK_IS(sst_multi_set(t->a, SST_USER, "m1m2m3m1", klens, "abcdef", vlens, 4, soon()), SST_OK);
+    CHECK_IS(sst_multi_set(t->a, SST_USER, "m1m2m3m1", klens, "abcdef", vlens, 4, soon(), 0), SST_OK);
     CHECK(holds(t->b, "m1", "ef")); /* given twice: the last one */
     CHECK(holds(t->b, "m2", ""));
     CHECK(holds(t->b, "m3", "bcd"));
     CHECK_IS(num_keys(t->b, ""), 3);
-    CHECK_IS(sst_multi_set(t->a, SST_USER, "", klens, "", vlens, 0, soon()), SST_OK);
+    CHECK_IS(sst_multi_set(t->a, SST_USER, "", klens, "", vlens, 0, soon(), 0), SST_OK);
     static const uint32_t thrice_klens[] = {2, 2, 2, 2},
                           thrice_vlens[] = {40, 41, 3, 42}; /* blocks of their own each */
     static char vals[40 + 41 + 3 + 42];
     memset(vals, 'x', sizeof vals);
     for (int known = 0; known < 2; known++) {
         memset(vals + 40 + 41 + 3, 'y' + known, 42);
-        CHECK_IS(sst_multi_set(t->a, SST_USER, "m4m4m5m4", thrice_klens, vals, thrice_vlens, 4, soon()), SST_OK);
+        CHECK_IS(sst_multi_set(t->a, SST_USER, "m4m4m5m4", thrice_klens, vals, thrice_vlens, 4, soon(), 0), SST_OK);
         char want[43] = {0};
         memset(want, 'y' + known, 42);
         CHECK(holds(t->b, "m4", want));
@@ -170,8 +170,8 @@ static void multi_sets(twin *t) {
     }
     CHECK_IS(drop(t->a, "m4") + drop(t->a, "m5"), 2);
     static const uint32_t bad_klens[] = {2, 0}, too_long[] = {1, SST_VALUE_MAX + 1};
-    CHECK_IS(sst_multi_set(t->a, SST_USER, "n1", bad_klens, "a", vlens, 2, soon()), SST_EINVAL);
-    CHECK_IS(sst_multi_set(t->a, SST_USER, "n1n2", klens, "a", too_long, 2, soon()), SST_ETOOBIG);
+    CHECK_IS(sst_multi_set(t->a, SST_USER, "n1", bad_klens, "a", vlens, 2, soon(), 0), SST_EINVAL);
+    CHECK_IS(sst_multi_set(t->a, SST_USER, "n1n2", klens, "a", too_long, 2, soon(), 0), SST_ETOOBIG);
     CHECK_IS(here(t->b, "n1"), 0);
     CHECK_IS(drop(t->a, "m1") + drop(t->a, "m2") + drop(t->a, "m3"), 3);
 }
@@ -188,11 +188,11 @@ static void multi_set_full(void) {
         vlens[i] = LONG;
     }
     CHECK_IS(put(t.b, "f007", "old"), SST_OK);
-    CHECK_IS(sst_multi_set(t.a, SST_USER, keys, klens, vals, vlens, N, soon()), SST_EFULL);
+    CHECK_IS(sst_multi_set(t.a, SST_USER, keys, klens, vals, vlens, N, soon(), 0), SST_EFULL);
     CHECK_IS(num_keys(t.b, ""), 1); /* nothing was set */
     CHECK(holds(t.b, "f007", "old"));
     clean(t.b);
-    CHECK_IS(sst_multi_set(t.a, SST_USER, keys, klens, vals, vlens, 3, soon()), SST_OK);
+    CHECK_IS(sst_multi_set(t.a, SST_USER, keys, klens, vals, vlens, 3, soon(), 0), SST_OK);
     twin_shut(&t);
 }
 
@@ -212,7 +212,7 @@ static void listing(twin *t) {
     int seen = 0, calls = 0, r = 1;
     uint32_t cursor = 0;
     for (; r == 1; calls++) {
-        r = sst_list_keys(t->b, SST_USER, "l/", 2, &cursor, buf, sizeof buf, &used, soon());
+        r = sst_list_keys(t->b, SST_USER, "l/", 2, &cursor, buf, sizeof buf, &used, soon(), 0);
         CHECK(r == 0 || r == 1);
         for (size_t at = 0; at < used; seen++) {
             uint32_t klen;
@@ -226,10 +226,10 @@ static void listing(twin *t) {
     CHECK_IS(seen, N - N / 4);
     CHECK(calls > 1);
     cursor = 0;
-    CHECK_IS(sst_list_keys(t->b, SST_USER, "", 0, &cursor, buf, 3, &used, soon()), SST_ENOBUFS);
+    CHECK_IS(sst_list_keys(t->b, SST_USER, "", 0, &cursor, buf, 3, &used, soon(), 0), SST_ENOBUFS);
     CHECK(used > 3);
     uint32_t stay = cursor;
-    CHECK(sst_list_keys(t->b, SST_USER, "", 0, &cursor, buf, used, &used, soon()) >= 0);
+    CHECK(sst_list_keys(t->b, SST_USER, "", 0, &cursor, buf, used, &used, soon(), 0) >= 0);
     CHECK(cursor > stay);
     (void)printf("list: %d keys in %d calls\n", seen, calls);
 }
@@ -244,7 +244,7 @@ static void list_past_a_holder(twin *t) {
     int64_t all = num_keys(t->a, "");
     CHECK_IS(sst_enter(t->a, SST_STRIPES / 2, soon(), 0), SST_OK);
     while (r != 0) {
-        r = sst_list_keys(t->b, SST_USER, "", 0, &cursor, buf, sizeof buf, &used, in_ms(busy ? 60000 : 5));
+        r = sst_list_keys(t->b, SST_USER, "", 0, &cursor, buf, sizeof buf, &used, in_ms(busy ? 60000 : 5), 0);
         CHECK(r == 0 || r == 1 || (r == SST_EBUSY && !busy));
         if (r == SST_EBUSY) {
             busy = 1;

@@ -224,7 +224,7 @@ static void die_in_line(void) {
         uint32_t waiter = 0;
         size_t len = 0;
         char text[8];
-        CHECK_IS(sst_queue_pop(s, SST_USER, "q", 1, 1, text, sizeof text, &len, &waiter, 0, soon(), MS), SST_EAGAIN);
+        CHECK_IS(sst_queue_pop(s, SST_USER, "q", 1, 1, text, sizeof text, &len, &waiter, 0, soon(), MS, 0), SST_EAGAIN);
         (void)raise(SIGKILL);
     }
     CHECK_IS(waitpid(pid, NULL, 0), pid);

@@ -49,12 +49,13 @@ static void sizes(twin *t) {
     memset(val, 'q', sizeof val);
     CHECK_IS(sst_queue_push(t->a, SST_USER, "s", 1, val, sizeof val, soon(), 0), SST_OK);
     CHECK_IS(push(t->a, "s", ""), SST_OK);
-    CHECK_IS(sst_queue_pop(t->b, SST_USER, "s", 1, 0, small, sizeof small, &len, &waiter, 0, soon(), MS), SST_ENOBUFS);
+    CHECK_IS(sst_queue_pop(t->b, SST_USER, "s", 1, 0, small, sizeof small, &len, &waiter, 0, soon(), MS, 0),
+             SST_ENOBUFS);
     CHECK_IS(len, sizeof val);
     CHECK_IS(queue_len(t->b, "s"), 2); /* too small a buffer takes nothing */
-    CHECK_IS(sst_queue_pop(t->b, SST_USER, "s", 1, 0, got, sizeof got, &len, &waiter, 0, soon(), MS), SST_OK);
+    CHECK_IS(sst_queue_pop(t->b, SST_USER, "s", 1, 0, got, sizeof got, &len, &waiter, 0, soon(), MS, 0), SST_OK);
     CHECK(len == sizeof val && memcmp(got, val, len) == 0);
-    CHECK_IS(sst_queue_pop(t->b, SST_USER, "s", 1, 0, got, 0, &len, &waiter, 0, soon(), MS), SST_OK);
+    CHECK_IS(sst_queue_pop(t->b, SST_USER, "s", 1, 0, got, 0, &len, &waiter, 0, soon(), MS, 0), SST_OK);
     CHECK_IS(len, 0);
     CHECK_IS(sst_queue_push(t->a, SST_USER, "s", 1, val, (size_t)SST_VALUE_MAX + 1, soon(), 0), SST_ETOOBIG);
 }
@@ -85,7 +86,7 @@ static void come_and_go(void) {
     for (int i = 0; i < N; i++) {
         uint32_t waiter = 0;
         (void)snprintf(name, sizeof name, "step/%d", i);
-        CHECK_IS(sst_queue_pop(t.b, SST_USER, name, strlen(name), 1, text, sizeof text, &len, &waiter, 0, 0, MS),
+        CHECK_IS(sst_queue_pop(t.b, SST_USER, name, strlen(name), 1, text, sizeof text, &len, &waiter, 0, 0, MS, 0),
                  SST_ETIMEDOUT);
         CHECK_IS(waiter, 0);
         CHECK_IS(push(t.a, name, "one"), SST_OK);
@@ -104,11 +105,11 @@ static void spaces(twin *t) {
     char text[8];
     size_t len = 0;
     uint32_t raw = 0;
-    CHECK_IS(sst_queue_pop(t->a, SST_RAW, "sp", 2, 1, text, sizeof text, &len, &raw, 0, soon(), MS), SST_EAGAIN);
+    CHECK_IS(sst_queue_pop(t->a, SST_RAW, "sp", 2, 1, text, sizeof text, &len, &raw, 0, soon(), MS, 0), SST_EAGAIN);
     CHECK_IS(push(t->a, "sp", "mine"), SST_OK);
     CHECK_IS(pop(t->b, "sp", text, sizeof text), SST_OK); /* nobody is before it */
     CHECK_IS(sst_queue_push(t->a, SST_RAW, "sp", 2, "its", 3, soon(), 0), SST_OK);
-    CHECK_IS(sst_queue_pop(t->a, SST_RAW, "sp", 2, 1, text, sizeof text, &len, &raw, 0, soon(), MS), SST_OK);
+    CHECK_IS(sst_queue_pop(t->a, SST_RAW, "sp", 2, 1, text, sizeof text, &len, &raw, 0, soon(), MS, 0), SST_OK);
     CHECK(len == 3 && raw == 0);
 }
 

@@ -629,6 +629,15 @@ static void deaf(void) {
     CHECK_IS(drop(t.a, "big"), 1);
 }
 
+/* While it is told to be strict this view parks on the bell alone: the thread that serves parks nowhere. */
+static const sst_park_engine *real;
+static sst_park_engine watched;
+static uint32_t strict;
+static int watch_parks(sst_seg *s, uint32_t *word, uint32_t value, uint64_t deadline_ns, uint32_t waiter) {
+    CHECK(!ld32(&strict) || word == &sst_heap_of(s)->bell);
+    return real->park(s, word, value, deadline_ns, waiter);
+}
+
 /* A live process that stopped holding a lock delays who needs that lock, and nobody else; a dead one nobody. */
 static void stopped_holder(void) {
     for (int dies = 0; dies < 2; dies++) {
@@ -644,6 +653,7 @@ static void stopped_holder(void) {
             _exit(1);
         }
         CHECK_IS(read(pipes[0], &c, 1), 1);
+        own_st32(&strict, 1);
         if (dies) {
             CHECK_IS(kill(pid, SIGKILL), 0);
             CHECK_IS(waitpid(pid, NULL, 0), pid);
@@ -659,6 +669,7 @@ static void stopped_holder(void) {
         if (!dies) {
             CHECK(silent(fd));
             tell(other, r_new(SST_OP_LIST_KEYS)); /* needs all locks */
+            tell(fd, one(SST_OP_QUEUE_POP, "/held")); /* behind what waits for that lock already */
             CHECK(silent(other));
             CHECK_IS(kill(pid, SIGKILL), 0);
             CHECK_IS(waitpid(pid, NULL, 0), pid);
@@ -670,6 +681,9 @@ static void stopped_holder(void) {
             }
         }
         CHECK(got_text(fd, "y"));
+        if (!dies)
+            CHECK_IS(get_i64(fd), 0);
+        own_st32(&strict, 0);
         CHECK(drop(t.a, "held") == 1 && drop(t.a, "free") == 1);
         (void)close(fd), (void)close(other), (void)close(pipes[0]), (void)close(pipes[1]);
     }
@@ -827,6 +841,9 @@ int main(void) {
     frames();
     EACH_ENGINE(engine) {
         twin_open(&t, 64 * MIB, engine);
+        real = t.a->park;
+        watched = (sst_park_engine){watch_parks, real->unpark};
+        t.a->park = &watched;
         start(t.a);
         operations();
         large();

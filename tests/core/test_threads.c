@@ -69,7 +69,7 @@ static void one(work *w) {
         break;
     case 10: {
         static const uint32_t klens[] = {2, 2}, vlens[] = {1, 1};
-        CHECK_IS(sst_multi_set(w->s, SST_USER, "k1k2", klens, "xy", vlens, 2, soon()), SST_OK);
+        CHECK_IS(sst_multi_set(w->s, SST_USER, "k1k2", klens, "xy", vlens, 2, soon(), 0), SST_OK);
         break;
     }
     default: {

@@ -21,7 +21,7 @@ static void *go(void *arg) {
     do {
         w->slices++;
         w->result = w->pops ? sst_queue_pop(w->s, SST_USER, w->key, strlen(w->key), 1, w->text, sizeof w->text - 1,
-                                            &len, &waiter, 3, w->deadline, w->slice)
+                                            &len, &waiter, 3, w->deadline, w->slice, 0)
                             : sst_wait(w->s, SST_USER, w->key, strlen(w->key), &waiter, 3, w->deadline, w->slice, 0);
     } while (w->result == SST_EAGAIN);
     if (w->pops && w->result == SST_OK)
@@ -103,7 +103,8 @@ static void leaver(void) {
     size_t len = 0;
     char text[8];
     waiting second;
-    CHECK_IS(sst_queue_pop(t.a, SST_USER, "leave", 5, 1, text, sizeof text, &len, &first, 0, soon(), MS), SST_EAGAIN);
+    CHECK_IS(sst_queue_pop(t.a, SST_USER, "leave", 5, 1, text, sizeof text, &len, &first, 0, soon(), MS, 0),
+             SST_EAGAIN);
     CHECK(first != 0);
     start(&second, t.b, "leave", 1, soon(), 30 * SEC);
     CHECK_IS(push(t.a, "leave", "it"), SST_OK);

@@ -162,7 +162,7 @@ static void wait_some(fz_segment *f) {
     uint32_t w[3] = {0}, arrived = 0;
     int64_t count;
     CHECK_IS(sst_wait(f->b, SST_USER, "new", 3, &w[0], 1, soon(), 1, 0), SST_EAGAIN);
-    CHECK_IS(sst_queue_pop(f->b, SST_USER, "new", 3, 1, text, sizeof text, &len, &w[1], 0, soon(), 1), SST_EAGAIN);
+    CHECK_IS(sst_queue_pop(f->b, SST_USER, "new", 3, 1, text, sizeof text, &len, &w[1], 0, soon(), 1, 0), SST_EAGAIN);
     CHECK_IS(sst_barrier(f->b, SST_USER, "bar", 3, 2, &arrived, &count, &w[2], 0, soon(), 1), SST_EAGAIN);
 }
 
@@ -182,7 +182,7 @@ static void die(fz_segment *f) {
         sst_seg *s = attach(f->fd);
         CHECK_IS(sst_rank_register(s, 3), SST_OK);
         (void)open_barrier(f, s, RANKED, 3, 2, 4);
-        CHECK_IS(sst_queue_pop(s, SST_USER, "new", 3, 1, text, sizeof text, &len, &w, 0, soon(), 1), SST_EAGAIN);
+        CHECK_IS(sst_queue_pop(s, SST_USER, "new", 3, 1, text, sizeof text, &len, &w, 0, soon(), 1, 0), SST_EAGAIN);
         CHECK_IS(sst_key_make(s, SST_USER, held->name, held->len, &k), SST_OK);
         CHECK_IS(sst_enter(s, k.stripe, soon(), 0), SST_OK);
         CHECK_IS(sst_table_find(s, &k, SST_KIND_KEY, &place), SST_OK);

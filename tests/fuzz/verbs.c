@@ -40,7 +40,9 @@ static void list(sst_seg *s, const fz_key *key, uint32_t value) {
     do {
         used = 0;
         before = cursor;
-        r = judged(sst_list_keys(s, key->space, key->name, value / 4 % 2, &cursor, out, room, &used, shortly()), 1);
+        r = judged(sst_list_keys(s, key->space, key->name, value / 4 % 2, &cursor, out, room, &used, shortly(),
+                                 value >> 16 & (SST_TRY | SST_NOWAIT)),
+                   1);
         FZ_CHECK(r < 0 || used <= room);
         FZ_CHECK(r != 1 || cursor > before || used > 0); /* or the caller would ask for ever */
         uint32_t klen;
@@ -65,7 +67,8 @@ static void multi(const fz_segment *f, sst_seg *s, uint32_t key, uint32_t value)
         used += klens[i] = k->len;
         vlens[i] = size_of(value / 8 + i) % 30000;
     }
-    (void)judged(sst_multi_set(s, value & 1, names, klens, in, vlens, 3, shortly()), 0);
+    (void)judged(
+        sst_multi_set(s, value & 1, names, klens, in, vlens, 3, shortly(), value >> 16 & (SST_TRY | SST_NOWAIT)), 0);
 }
 
 /* -- people ------------------------------------------------------------------------------------------------------------ */
@@ -129,7 +132,7 @@ static void park(sst_seg *s, const fz_key *k, uint32_t verb, uint32_t value) {
         int r = verb == FZ_WAIT ? sst_wait(s, k->space, k->name, k->len, &waiter, 1, until, 1000, 0)
                 : verb == FZ_BARRIER
                     ? sst_barrier(s, k->space, k->name, k->len, value % 4, &arrived, &count, &waiter, 0, until, 1000)
-                    : sst_queue_pop(s, k->space, k->name, k->len, 1, out, ROOM, &len, &waiter, 2, until, 1000);
+                    : sst_queue_pop(s, k->space, k->name, k->len, 1, out, ROOM, &len, &waiter, 2, until, 1000, 0);
         if (verb == FZ_POP_WAIT)
             judge_bytes(r, len, ROOM);
         if (judged(r, 0) != SST_EAGAIN)
@@ -169,7 +172,7 @@ static void meet(sst_seg *s, const fz_key *k, uint32_t value) {
 /* -- all of them ------------------------------------------------------------------------------------------------------ */
 void fz_verb(const fz_segment *f, sst_seg *s, uint32_t verb, uint32_t key, uint32_t value) {
     const fz_key *k = &f->key[key % FZ_KEYS];
-    uint32_t flags = value >> 16 & SST_TRY, inside = ld32(&s->users);
+    uint32_t flags = value >> 16 & (SST_TRY | SST_NOWAIT), inside = ld32(&s->users);
     size_t n = size_of(value), len = 0, room = value >> 17 & 1 ? ROOM : 24;
     int64_t number;
     int r;
@@ -216,7 +219,7 @@ void fz_verb(const fz_segment *f, sst_seg *s, uint32_t verb, uint32_t key, uint3
         break;
     case FZ_POP: {
         uint32_t waiter = 0;
-        r = sst_queue_pop(s, k->space, k->name, k->len, 0, out, room, &len, &waiter, 0, shortly(), 1000);
+        r = sst_queue_pop(s, k->space, k->name, k->len, 0, out, room, &len, &waiter, 0, shortly(), 1000, flags);
         judge_bytes(r, len, room);
         break;
     }

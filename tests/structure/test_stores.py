@@ -170,7 +170,7 @@ def function_name(code: str) -> str:
 # Names through which a function stores, and not into the segment: what its caller gave it to fill, or a variable of its
 # own. Before a name comes in here: does every caller pass memory of its own process?
 PRIVATE: dict[str, dict[str, str]] = {
-    "answers.c": {"said": "at", "answer_queue_pop": "at", "set_space": "klens", "list_space": "n list->at"},
+    "answers.c": {"said": "at", "answer_queue_pop": "at", "set_space": "klens", "list_more": "list->at"},
     "attach.c": {"sst_self": "slot gen"},
     "barrier_wait.c": {"place": "word"},
     "breaks.c": {"some": "stripe from", "free_one": "cls"},
