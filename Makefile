@@ -5,7 +5,8 @@
 #   make proofs the long form of that: every store, 10,000 kills an engine, 10,000,000 executions a target; takes hours.
 #               Each of its parts alone: make proofs-core, proofs-life, proofs-storm, proofs-processes, proofs-model,
 #               mutants, fuzz
-#   make fuzz   hostile segments, the long form: libFuzzer on two targets, each in a process of its own; needs clang
+#   make fuzz   hostile segments and hostile peers, the long form: libFuzzer on three targets, each in a process of its
+#               own; needs clang
 #   make mutants  removes one check of the core after the other; the short form of the fuzz targets must find each
 #   make bench  measures against torch's stores, Redis, LMDB and MPI (what is not installed is named); BENCH: its options
 #   make lint   formats, types, floors: checks only, changes nothing
@@ -140,13 +141,22 @@ fuzz: $(VENV)/stamp-tools
 	$(BIN)/cmake -S shmstore/_core -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	    -DCMAKE_C_COMPILER=$(CLANG) -DSST_EXTENSION=OFF -DSST_FUZZ=ON --log-level=WARNING
 	$(BIN)/cmake --build build/fuzz --parallel $(JOBS)
-	$(SHOW)fuzz --long -- $(MAKE) --no-print-directory --jobs=2 --output-sync=target fuzz-live fuzz-attach
+	$(SHOW)fuzz --long -- $(MAKE) --no-print-directory --jobs=3 --output-sync=target fuzz-live fuzz-attach \
+	    fuzz-wire
+
+# What each begins with, and how long its inputs get: a byte and 32 records, or a byte and a session.
+SEEDS_live    := build/fuzz/fuzz_seeds --write
+SEEDS_attach  := build/fuzz/fuzz_seeds --write
+SEEDS_wire    := $(BIN)/python tests/fuzz/wire_seeds.py
+LENGTH_live   := 257
+LENGTH_attach := 257
+LENGTH_wire   := 4096
 
 fuzz-%:
 	@mkdir -p build/fuzz/corpus-$*
-	@build/fuzz/fuzz_seeds --write build/fuzz/corpus-$*
+	@$(SEEDS_$*) build/fuzz/corpus-$*
 	@$(BIN)/python tests/proofs.py add began 'fuzz: fuzz_$*, libFuzzer'
-	build/fuzz/fuzz_$* -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=257 \
+	build/fuzz/fuzz_$* -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=$(LENGTH_$*) \
 	    -print_final_stats=1 -artifact_prefix=build/fuzz/$*- $(FUZZ) build/fuzz/corpus-$* > build/fuzz/$*.log 2>&1 \
 	    || { tail -n 60 build/fuzz/$*.log; exit 1; }
 	@$(BIN)/python tests/proofs.py add ended 'fuzz: fuzz_$*, libFuzzer' \

@@ -50,7 +50,7 @@ PARTS: Final = {
     "crash": "random kills and two oracles; namespaces, stopped processes, a full memory",
     "process": "how processes begin, go on and end; signals",
     "barrier": "deaths among those who wait at a barrier",
-    "fuzz": "segments that hold anything",
+    "fuzz": "segments that hold anything, peers that say anything",
     "model": "every interleaving of the wait, the lock, the barrier and the bell",
 }
 """Named as the directories of their tests are, so that what failed or was skipped knows where it belongs."""
@@ -65,7 +65,9 @@ REQUIRED: Final = [
             "core: beside those who wait",
             "core: holders, two parked on the lock",
             "core: repair of a corrupt heap",
-            "core: barrier*",
+            "core: barrier: arrive*",
+            "core: two deaths at once",
+            "core: processes of many threads",
             "crash: storm",
             "crash: two pid 1*",
             "crash: stopped*",
@@ -95,11 +97,13 @@ REQUIRED: Final = [
     "model: bell, TWO+NO_MANY",
     "fuzz: fuzz_live*",
     "fuzz: fuzz_attach*",
+    "fuzz: fuzz_wire*",
 ]
 """Patterns of rows, with their columns, that a whole run shows: at least one of each thing that is promised."""
 REQUIRED_LONG: Final = [
     "fuzz: fuzz_live, libFuzzer",
     "fuzz: fuzz_attach, libFuzzer",
+    "fuzz: fuzz_wire, libFuzzer",
     "fuzz: checks of the core removed",
 ]
 """The same, only in the long form."""

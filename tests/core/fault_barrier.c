@@ -201,7 +201,12 @@ static void judge(twin *t, const bar_scenario *b, uint32_t epoch, pid_t parked) 
     twin_shut(t);
 }
 
-static int once(const bar_scenario *b, uint32_t engine, uint64_t n, uint64_t *stores) {
+/* What came of one scenario: stores of the verb, uninterrupted; the killed; those of them whose end was judged, too. */
+typedef struct {
+    uint64_t stores, kills, survived;
+} tally;
+
+static int once(const bar_scenario *b, uint32_t engine, uint64_t n, tally *sums) {
     twin t;
     set_up(&t, &b->sc, engine);
     victim v = victim_start(t.fd, &b->sc, n);
@@ -212,24 +217,27 @@ static int once(const bar_scenario *b, uint32_t engine, uint64_t n, uint64_t *st
         epoch = info(t.b, &bar).epoch;
     }
     victim_go(&v);
-    int killed = victim_end(&v, stores);
+    int killed = victim_end(&v, &sums->stores);
+    sums->kills += (uint64_t)killed;
     judge(&t, b, epoch, parked);
+    sums->survived += (uint64_t)killed;
     return killed;
 }
 
 static void enumerate(const bar_scenario *b, uint32_t engine) {
     char what[128];
-    uint64_t stores = 0, kills = 0;
+    tally sums = {0};
     (void)snprintf(what, sizeof what, "core: %s", b->sc.name);
     proof("began", what, "engine=%s", engine_name(engine));
     here_name = b->sc.name;
-    for (here_n = 1; once(b, engine, here_n, &stores); here_n += stride())
-        kills++;
+    here_n = 1;
+    while (once(b, engine, here_n, &sums))
+        here_n += stride();
     here_name = NULL;
-    CHECK(kills > 0);
+    CHECK(sums.survived > 0);
     proof("ended", what, "engine=%s\tstores=%" PRIu64 "\tkills=%" PRIu64 "\tsurvived=%" PRIu64, engine_name(engine),
-          stores, kills, kills);
-    (void)printf("%-40s %s: %" PRIu64 " kills\n", b->sc.name, engine_name(engine), kills);
+          sums.stores, sums.kills, sums.survived);
+    (void)printf("%-40s %s: %" PRIu64 " kills survived\n", b->sc.name, engine_name(engine), sums.survived);
 }
 
 int main(int argc, char **argv) {

@@ -230,7 +230,7 @@ static void judge_shared(twin *t) {
 
 /* -- a round ------------------------------------------------------------------------------------------------------------- */
 typedef struct {
-    uint64_t rounds, kills, verbs;
+    uint64_t rounds, kills, survived, verbs;
     double worst_ms;
 } tally;
 
@@ -256,6 +256,7 @@ static void one_round(uint32_t engine, tally *sums) {
         int status = 0;
         CHECK_IS(waitpid(pids[i], &status, 0), pids[i]);
         CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        sums->kills++;
     }
     CHECK_IS(read(line[0], &rest, 1), 0); /* the last of their children, too */
     (void)close(line[0]);
@@ -272,7 +273,7 @@ static void one_round(uint32_t engine, tally *sums) {
     judge_shared(&t);
     go_on(t.b);
     twin_shut(&t);
-    sums->kills += PROCESSES;
+    sums->survived += PROCESSES;
     sums->rounds++;
 }
 
@@ -287,10 +288,10 @@ static void all(uint32_t engine) {
     proof("ended", what,
           "engine=%s\trounds=%" PRIu64 "\tkills=%" PRIu64 "\tsurvived=%" PRIu64 "\tverbs answered=%" PRIu64
           "\tevery verb after it, max ms=%.1f",
-          engine_name(engine), sums.rounds, sums.kills, sums.kills, sums.verbs, sums.worst_ms);
+          engine_name(engine), sums.rounds, sums.kills, sums.survived, sums.verbs, sums.worst_ms);
     (void)printf("%s: %" PRIu64 " rounds, %" PRIu64 " processes of %d threads killed and survived, %" PRIu64
                  " verbs answered; every verb after it %.1f ms at most\n",
-                 engine_name(engine), sums.rounds, sums.kills, (int)THREADS, sums.verbs, sums.worst_ms);
+                 engine_name(engine), sums.rounds, sums.survived, (int)THREADS, sums.verbs, sums.worst_ms);
 }
 
 /* fault_threads [ENGINE]: without one, both. */

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("fuzz_live", "fuzz_attach")
+TARGETS = ("fuzz_live", "fuzz_attach", "fuzz_wire")
 RUNS, LIMIT_S = 8000, 120
 
 
@@ -80,6 +80,11 @@ MUTANTS = (
     ),
     Mutant("key-length", "verify.c", "klen > SST_KEY_MAX || ", ""),
     Mutant("file-length", "segment.c", "    if (bytes < size)\n        return SST_ETRUNC;\n", ""),
+    Mutant("wire-opcode", "wire.c", "    if (f->op >= SST_OPS)\n        return SST_EINVAL;\n", ""),
+    Mutant("wire-length", "wire.c", "v > (kind == 'k' ? SST_WIRE_KEY_MAX : (uint64_t)SST_VALUE_MAX) || ", ""),
+    Mutant("wire-whole", "wire.c", "        if (n < f->need)\n            return SST_EAGAIN;\n    } else", "    } else"),
+    Mutant("say-room", "conn.c", " || !sst_buf_room(c->server, out, n)", ""),
+    Mutant("list-room", "answers.c", " || !sst_buf_room(c->server, list, 8 + len)", ""),
 )
 
 
