@@ -74,7 +74,7 @@ struct sst_conn {
     int fd;
     uint32_t state, events; /* events: what epoll watches for */
     uint32_t tries;         /* of a busy request */
-    uint32_t served;        /* in this pass */
+    uint32_t served;        /* in this pass; a list of all keys counts as a whole turn */
     uint64_t busy_ns;       /* 0: not busy */
     sst_buf in, out;
     sst_frame frame;

@@ -3,7 +3,7 @@
  * An input is a byte of flags and what a peer sends, cut into pieces of a size that the flags name. Two oracles: each
  * request ends where it ends when it is walked whole, however it was cut; and an answered session leaves a segment that
  * verify finds nothing in, and a server that keeps not a byte. Requests may not lock (nobody else is here), so nothing
- * is ever busy.
+ * is ever busy. The segment is small: a list of all keys walks its whole table, and an input is long enough for thousands.
  *
  * It has a driver of its own: random sessions are made of requests and then damaged. libFuzzer's, with SST_FUZZ. */
 #include "check.h"
@@ -18,7 +18,7 @@ static sst_seg *seg;
 
 static void open_segment(void) {
     int fd = new_file();
-    CHECK_IS(sst_create(open_again(fd), open_again(fd), 16 * MIB, SST_FUTEX, 0, 0, 77, &seg), SST_OK);
+    CHECK_IS(sst_create(open_again(fd), open_again(fd), 4 * MIB, SST_FUTEX, 0, 0, 77, &seg), SST_OK);
     (void)close(fd);
 }
 
@@ -111,7 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     sst_info info;
     FZ_CHECK(sst_stat(seg, &info) == SST_OK);
-    if (info.used > 8 * MIB || info.keys > 4000) { /* begin anew before it is full */
+    if (info.used > 2 * MIB || info.keys > 4000) { /* begin anew before it is full */
         sst_free(seg);
         seg = NULL;
     }
@@ -207,18 +207,36 @@ static void damage(void) {
     }
 }
 
+/* These inputs alone, as libFuzzer writes them. What came before them in its run is not there: a segment that others filled. */
+static int run_files(int n, char **paths) {
+    for (int i = 0; i < n; i++) {
+        FILE *from = fopen(paths[i], "rb");
+        FZ_CHECK(from != NULL);
+        size = fread(data, 1, sizeof data, from);
+        (void)fclose(from);
+        (void)alarm(10);
+        (void)LLVMFuzzerTestOneInput(data, size);
+        (void)alarm(0);
+        (void)printf("%s: ended\n", paths[i]);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv) {
     uint64_t runs = 20000, done = 0;
     state = 1;
-    for (int i = 1; i + 1 < argc; i += 2) {
+    int i = 1;
+    for (; i + 1 < argc && strncmp(argv[i], "--", 2) == 0; i += 2) {
         if (strcmp(argv[i], "--runs") == 0)
             runs = strtoull(argv[i + 1], NULL, 0);
         else if (strcmp(argv[i], "--seed") == 0)
             state = strtoull(argv[i + 1], NULL, 0);
     }
     static const int signals[] = {SIGALRM, SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-        (void)signal(signals[i], confess);
+    for (size_t k = 0; k < sizeof signals / sizeof *signals; k++)
+        (void)signal(signals[k], confess);
+    if (i < argc)
+        return run_files(argc - i, argv + i);
     proof("began", "fuzz: fuzz_wire, gcc", "seed=%llu", (unsigned long long)state);
     for (; done < runs; done++) {
         data[0] = (uint8_t)number(256);

@@ -82,7 +82,9 @@ MUTANTS = (
     Mutant("file-length", "segment.c", "    if (bytes < size)\n        return SST_ETRUNC;\n", ""),
     Mutant("wire-opcode", "wire.c", "    if (f->op >= SST_OPS)\n        return SST_EINVAL;\n", ""),
     Mutant("wire-length", "wire.c", "v > (kind == 'k' ? SST_WIRE_KEY_MAX : (uint64_t)SST_VALUE_MAX) || ", ""),
-    Mutant("wire-whole", "wire.c", "        if (n < f->need)\n            return SST_EAGAIN;\n    } else", "    } else"),
+    Mutant(
+        "wire-whole", "wire.c", "        if (n < f->need)\n            return SST_EAGAIN;\n    } else", "    } else"
+    ),
     Mutant("say-room", "conn.c", " || !sst_buf_room(c->server, out, n)", ""),
     Mutant("list-room", "answers.c", " || !sst_buf_room(c->server, list, 8 + len)", ""),
 )

@@ -2,8 +2,8 @@
 
     python tests/fuzz/wire_seeds.py DIRECTORY
 
-One file for each case of tests/wire/golden, and one for all that each recording has, one after the other. The first byte
-of an input is flags (fuzz_wire.c): these greet by themselves, and are cut into pieces of all sizes.
+One file for each case of tests/wire/golden, and one for all that each recording has, one after the other. The first
+byte of an input is flags (fuzz_wire.c): these greet by themselves, and are cut into pieces of all sizes.
 """
 
 from __future__ import annotations
