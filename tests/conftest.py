@@ -26,6 +26,7 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 SHM = Path("/dev/shm")
 LIMIT_S = 90
+SLOW_S = 0.02
 RECORDS = pytest.StashKey[list[proofs.Record]]()
 OUTCOME = pytest.StashKey[tuple[str, str]]()  # of a test: what became of it so far, and why
 
@@ -76,21 +77,19 @@ def has_children() -> bool:
     return True
 
 
-def freeze_large_imports() -> None:
-    """A test that imported torch has made half a million objects that stay: no collection need look at them again."""
-    if "torch" in sys.modules and not FROZEN:
-        FROZEN.append("torch")
-        gc.collect()
+def collect() -> None:
+    """Before a test. A collection that takes long looks at much that stays: half a million objects and 100 ms, after an
+    import of torch. No later one need look at them again.
+    """
+    start = time.perf_counter()
+    gc.collect()
+    if time.perf_counter() - start > SLOW_S:
         gc.freeze()
-
-
-FROZEN: list[str] = []
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    freeze_large_imports()
-    gc.collect()
+    collect()
     entries, descriptors, threads, children = shm_entries(), fds(), set(threading.enumerate()), has_children()
     yield
     if request.node.get_closest_marker("leaks"):

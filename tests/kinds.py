@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -136,16 +134,8 @@ def _torch(kind: str, name: str, folder: Path, stack: ExitStack) -> Callable[[],
 
 
 def torchs(module: str, reason: str = "one of torch's own stores") -> Any:
-    """A module of torch's; skips the test where torch is missing.
-
-    What an import of torch leaves behind is put out of the collector's sight: each test collects twice, and would pay
-    80 ms for looking at it each time, from the first test that needs torch to the end of the run.
-    """
-    if module not in sys.modules:
-        pytest.importorskip(module, reason=reason)
-        gc.collect()
-        gc.freeze()
-    return sys.modules[module]
+    """A module of torch's; skips the test where torch is missing."""
+    return pytest.importorskip(module, reason=reason)
 
 
 def warm_torch() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Iterator
@@ -106,10 +105,7 @@ def legacy() -> Iterator[Server | None]:
     Server("libuv").stop()
     server = Server("legacy")
     TCPStore("127.0.0.1", server.port, timeout=30).close()
-    gc.collect()
-    gc.freeze()  # torch's million objects need no look at each of the collections around each test
     yield server
-    gc.unfreeze()
     server.stop()
 
 
