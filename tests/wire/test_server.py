@@ -266,11 +266,11 @@ def test_answers_that_go_out_together_are_each_their_own(store: HashStore, serve
         stay = [peer for i, peer in enumerate(peers) if i % 7]
         assert [peer.read(1) for peer in stay] == [b"\0"] * len(stay)
         before = server.stats().bytes_out
-        for _ in range(20):
+        for turn in range(1, 21):
             for i, peer in enumerate(stay):
-                peer.ask(ADD, text(b"/n/%d" % i), struct.pack("<q", i))
+                peer.ask(ADD, text(b"/n/%d" % i), struct.pack("<q", 1000 + i))
             for i, peer in enumerate(stay):
-                assert struct.unpack("<q", peer.read(8))[0] % max(i, 1) == 0
+                assert struct.unpack("<q", peer.read(8)) == (turn * (1000 + i),)
         assert server.stats().bytes_out - before >= 20 * 8 * len(stay)
         assert len(deaf.read(8 + (8 << 20) + 1)) == (8 << 20) + 9
     for peer in stay:
