@@ -60,7 +60,7 @@ REQUIRED: Final = [
     *(
         f"{row}, {engine}*"
         for row in (
-            "core: set new",  # one row of each program
+            "core: set new small",  # one row of each program
             "core: create",
             "core: beside those who wait",
             "core: holders, two parked on the lock",
