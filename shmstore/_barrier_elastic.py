@@ -1,31 +1,46 @@
 """ElasticBarrier: torchelastic's barrier, which serves once, made to serve for ever. TCPStoreBarrier stands on it.
 
-Each call meets by `elastic.barrier` under a name of its own, with the keys of torch's TCPStoreBarrier: its ranks may
-take part. What that leaves open is settled by more keys. For a barrier p, its call n and a rank i:
+Each call meets by `elastic.barrier` under a name of its own, and what that leaves open is settled by more keys. For a
+barrier p, the token T of rank 0's server, a call n and a rank i:
 
-    rank{i}           the call that i is in, or was in last           set by i, which begins the call with it
-    p{n}/num_members  arrivals, counted                               elastic.barrier
-    p{n}/last_member  look at the outcome: all are there, or it is    elastic.barrier; who has broken the call
-                      broken
-    p{n}/outcome      how the call ended, for all: "passed", or why   compare_set by whoever knows first; then it stays
-                      not (a Break, as JSON)
-    p{n}/left{i}      i has seen the outcome                          set by i at the end of the call; not by rank 0
+    p/meeting          the token, and how many meet               set by rank 0, when the server has all ranks; stays
+    p/T/rank{i}        rank i's Place: whose object it is, the    made by rank 0 before p/meeting; compare_set by i's
+                       call it is in or was in last, and the      object, which begins and calls with it
+                       first one of which it may have left keys
+    pn/num_members     arrivals, counted                          elastic.barrier
+    pn/last_member     look at the outcome: all are there, or     elastic.barrier; who has broken the call
+                       it is broken
+    p/T/n/outcome      how the call ended, for all: "passed", or  compare_set by whoever knows first; then it stays
+                       why not (a Break, as JSON)
+    p/T/n/left{i}      i has seen the outcome                     set by i at the end of the call; not by rank 0
+    rank{i}            the call that i is in                      set by i, as torch's does; never read
 
-Nobody passes or fails by himself: who comes back from `elastic.barrier` says "passed", who gives up says why, and all
-do what was said first. So who comes after the others gave up fails as they did, although with him the count is full.
+All ranks meet so, none by torch's TCPStoreBarrier: that one passes whenever last_member is there, which is how a broken
+call wakes those who wait, and it neither gives up nor says that it has left.
+
+Nobody passes or fails alone. Whoever comes back from `elastic.barrier` offers "passed" as the outcome, whoever gives up
+offers the reason; the first offer is the outcome, and all act on it. So who comes when the others have given up fails
+as they did, although the count is full then.
+
+A call begins with the compare_set of the rank's place, which fails where the place is another one's. So an object that
+outlived rank 0's server has no place at a new one, and one whose rank has been started again has lost its place. That
+is looked at once a call: an object that is stopped between that and its arrival, and goes on after a successor or a new
+server came, may still count.
 
 A process that dies between two steps:
 
-    before num_members    it has not arrived; the others time out, and name it if its rank{i} is missing, too
+    before it is attached its Place has no owner: "never attached"; a successor begins with call 0, as it would have
+    before num_members    it has begun, but not arrived; the others time out, and the count tells them
     after it              it counts for this call, and the next one misses it
     outcome, no wake      the others learn of it at their timeouts
-    left{i} not set       rank 0 waits for it when it leaves, `LINGER_S` at most
+    left{i} not set       rank 0 waits for it when it leaves, `LINGER_S` at most; a successor sets it
 
-A new object for a rank that was there before begins with the call after the last one that anybody was in; or with that
-one, if it is not over and the rank was not in it. Was it in it, then it breaks it: an arrival must not count twice.
+A successor of an object that was attached begins with the call after the last one that anybody was in; or with that
+one, if it is not over and the rank was not in it. If the rank was in it, the successor breaks it: an arrival must not
+count twice.
 
 Who passes call n knows that all have left the ones before, and deletes its own keys of them, rank 0 the common ones.
-Those of failed calls stay until one is passed.
+Those of failed calls stay until one is passed, by the rank or by its successor.
 
 The store ends with rank 0, which hosts it. So rank 0 departs: it breaks the call that it will not come to, and waits
 until those who are in that one or in its own last one have seen how it ended.
@@ -34,10 +49,12 @@ until those who are in that one or in its own last one have seen how it ended.
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from secrets import token_hex
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shmstore import elastic
 from shmstore._barrier_keys import ROOM, break_of
@@ -45,7 +62,13 @@ from shmstore._barrier_words import NAMED_MAX, Break, named, span_text
 from shmstore._deadline import Timeout, as_timedelta, seconds, span_ns
 from shmstore._keys import KEY_MAX, Key, key_bytes, key_text
 from shmstore.barrier import check_party
-from shmstore.errors import BrokenBarrierError, StoreError, StoreTimeoutError, TimedOutBarrierError
+from shmstore.errors import (
+    BrokenBarrierError,
+    StoreConnectionError,
+    StoreError,
+    StoreTimeoutError,
+    TimedOutBarrierError,
+)
 
 if TYPE_CHECKING:
     from shmstore.tcp.client import TCPStore
@@ -55,10 +78,37 @@ __all__ = ["LINGER_S", "ElasticBarrier"]
 LINGER_S: Final = 5.0
 """What rank 0, leaving, gives the others to see how the last call ended: a few round trips."""
 
-PASSED: Final = "passed"
+LOOK_S: Final = 5.0
+"""How long a look at keys that are always there may take."""
+
+LOOKS: Final = 3
+"""How often who times out looks who is there, until places and count agree: a rank may be between the two."""
+
+PASSED: Final = b"passed"
 
 MENDED_BY: Final = "the next call of each meets again"
 """What ends a break of a checkpoint barrier, for its text."""
+
+ENDS_WITH_RANK_0: Final = "the server ends with rank 0: make the barrier anew in all ranks"
+"""The same where there is no next call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What stands in a rank's key.
+
+    Attributes:
+        by: the token of the object that has it; empty: never attached.
+        call: the call that it is in or was in last; -1: attached, no call yet.
+        since: the first call of which the rank may have left keys.
+    """
+
+    by: str = ""
+    call: int = -1
+    since: int = 0
+
+    def text(self) -> str:
+        return json.dumps(asdict(self))
 
 
 class ElasticBarrier:
@@ -70,41 +120,113 @@ class ElasticBarrier:
     """
 
     def __init__(self, prefix: Key, parties: int, rank: int, timeout: Timeout) -> None:
-        raw = key_bytes(prefix)
-        if len(raw) > KEY_MAX - ROOM:
+        if not isinstance(prefix, (str, bytes)):
+            raise TypeError(f"barrier_prefix must be str or bytes, not {type(prefix).__name__}")
+        raw = key_bytes(prefix) if prefix else b""
+        if not 1 <= len(raw) <= KEY_MAX - ROOM:
             raise ValueError(f"barrier_prefix has 1 to {KEY_MAX - ROOM} bytes, this one has {len(raw)}")
-        check_party(parties, rank)
+        check_party(parties, rank, ("global_world_size", "global_rank"))
         self.prefix: Final = key_text(raw)
         self.parties: Final = parties
         self.rank: Final = rank
         self._span: Final = span_ns(timeout)
         self._timeout: Final = as_timedelta(timeout)
+        self._pid: Final = os.getpid()
+        self._me: Final = token_hex(8)
         self._next = 0
         self._open: list[int] = []  # calls of this rank whose outcome it does not know
         self._swept = 0  # the first call of which it may have left keys
 
-    def begin(self, store: TCPStore, *, new: bool) -> None:
-        """Takes the store, and finds out which call is next.
+    # -- the beginning ------------------------------------------------------------------------------------------------
 
-        Args:
-            store: where the others are, too.
-            new: nobody has used it yet.
+    def begin(self, store: TCPStore) -> None:
+        """Takes the store; rank 0 opens the meeting there, the others wait for that, and find out which call is next.
+
+        Raises:
+            StoreTimeoutError: rank 0 did not, within the store's timeout. ValueError: it is one of another number of
+                ranks. StoreError: there is one already, or its keys have been changed. The store's errors.
         """
         self.store = store
-        mine = -1 if new else self._last_of(self.rank)
-        if mine < 0:
+        if self.rank == 0:
+            self._found()
+        else:
+            self._join()
+
+    def _found(self) -> None:
+        token = token_hex(8)
+        self._base = f"{self.prefix}/{token}"
+        self._place = Place(self._me).text()
+        self.store.multi_set(
+            [self._rank_key(rank) for rank in range(self.parties)],
+            [self._place if rank == self.rank else Place().text() for rank in range(self.parties)],
+        )
+        mine = json.dumps({"token": token, "parties": self.parties})
+        if _differs(self.store.compare_set(f"{self.prefix}/meeting", "", mine), mine):
+            raise StoreError(f"barrier {self.prefix!r}: {self.store!r} has one of that name already")
+
+    def _join(self) -> None:
+        parties = self._attend()
+        if parties != self.parties:
+            raise ValueError(
+                f"barrier {self.prefix!r}: rank 0 made it for a global_world_size of {parties}, this rank {self.rank} "
+                f"for {self.parties}: all ranks give the same"
+            )
+        found = self._take_place()
+        self._swept = found.since
+        if not found.by:
             return
-        self._swept = mine
-        last = max(self._lasts())
-        over = store.check([self._key(last, "outcome")])
-        if not over and mine == last:
+        last = max(place.call for place in self._places())
+        if last < 0:
+            return
+        over = self.store.check([self._key(last, "outcome")])
+        if not over and found.call == last:
             self._settle(last, Break("interrupt", self.rank, note="another object took its place"))
-        self._next = last if not over and mine < last else last + 1
+        if found.call >= 0:
+            self._leave(found.call)  # for the one before: rank 0 would wait for it
+        self._next = last if not over and found.call < last else last + 1
+
+    def _attend(self) -> int:
+        """Waits until rank 0 has opened the meeting; for how many."""
+        key = f"{self.prefix}/meeting"
+        try:
+            raw = self.store.get(key)
+        except StoreTimeoutError as error:
+            raise StoreTimeoutError(
+                f"barrier {self.prefix!r}: rank {self.rank} reached {self.store!r}, where rank 0 did not begin in "
+                f"{seconds(span_ns(self.store.timeout)):g} s: are all ranks there, with this class and this "
+                f"barrier_prefix? ({error})",
+                keys=[key],
+                elapsed=error.elapsed,
+                timeout=error.timeout,
+            ) from error
+        try:
+            token, parties = (json.loads(raw)[name] for name in ("token", "parties"))
+            if not (isinstance(token, str) and isinstance(parties, int)):
+                raise TypeError("no meeting")
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._nonsense(key, raw) from error
+        self._base = f"{self.prefix}/{token}"
+        return parties
+
+    def _take_place(self) -> Place:
+        """This object has the rank's place; as it was before."""
+        key = self._rank_key(self.rank)
+        raw = self.store.get(key, LOOK_S)
+        while True:
+            found = self._place_of(self.rank, raw)
+            self._place = Place(self._me, found.call, found.since).text()
+            said = self.store.compare_set(key, raw, self._place)
+            if said == self._place.encode():
+                return found
+            if said == raw:
+                raise self._gone()
+            raw = said  # the one before has begun a call meanwhile
 
     # -- a call -------------------------------------------------------------------------------------------------------
 
     def meet(self) -> None:
         """Returns when all ranks have come to this call; see StoreBarrier.execute_barrier."""
+        self._check_process()
         start = monotonic()
         number = self._count()
         try:
@@ -125,6 +247,7 @@ class ElasticBarrier:
 
     def give_up(self) -> None:
         """In place of `meet`: breaks this call for all."""
+        self._check_process()
         number = self._count()
         self._settle(number, Break("abort", self.rank))
         self._leave(number)
@@ -134,10 +257,33 @@ class ElasticBarrier:
         number = self._next
         self._next += 1
         self._open.append(number)
+        self._say(number)
         for old in self._open[:-1]:
-            self._settle(old, Break("interrupt", self.rank, note="its store failed"))
+            self._settle(old, Break("overtaken", self.rank))
         self.store.set(f"rank{self.rank}", str(number))
         return number
+
+    def _say(self, call: int) -> None:
+        """Begins the call in this rank's place.
+
+        Raises:
+            StoreConnectionError: this server has no place of it. StoreError: another object has taken it.
+        """
+        new = Place(self._me, call, self._swept).text()
+        while True:
+            old = self._place
+            said = self.store.compare_set(self._rank_key(self.rank), old, new)
+            if not _differs(said, new):
+                self._place = new
+                return
+            if said == old.encode():
+                raise self._gone()
+            if self._place_of(self.rank, said).by != self._me:
+                raise StoreError(
+                    f"barrier {self.prefix!r}: another object has taken the place of this one as rank {self.rank} "
+                    f"({self.store!r}): a rank has one, in one process"
+                )
+            self._place = key_text(said)  # of a call of this object that has not ended
 
     def _arrive(self, number: int) -> bool:
         """Meets the others; True when the time was over first."""
@@ -152,13 +298,22 @@ class ElasticBarrier:
 
     def _settle(self, number: int, cause: Break | None) -> Break | None:
         """How the call ended: by `cause`, if nobody has said otherwise before. None: it was passed."""
-        mine = PASSED if cause is None else json.dumps(asdict(cause))
-        said = self.store.compare_set(self._key(number, "outcome"), "", mine)
-        if cause is not None and said == mine.encode():
-            self.store.set(self._key(number, "last_member"), "")
+        mine = PASSED.decode() if cause is None else json.dumps(asdict(cause))
+        key = self._key(number, "outcome")
+        said = self.store.compare_set(key, "", mine)
+        stands = not _differs(said, mine)
+        if cause is not None and stands:
+            self.store.set(f"{self.prefix}{number}/last_member", "")
         if number in self._open:
             self._open.remove(number)
-        return break_of(json.loads(said)) if said[:1] == b"{" else None
+        if stands:
+            return cause
+        if said == PASSED:
+            return None
+        try:
+            return break_of(json.loads(said))
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._nonsense(key, said) from error
 
     def _leave(self, number: int) -> None:
         """This rank has seen the outcome. Nothing but rank 0's patience depends on that, and rank 0 may be gone."""
@@ -168,12 +323,17 @@ class ElasticBarrier:
 
     def _sweep(self, number: int) -> None:
         """Call `number` was passed: deletes this rank's keys of those before. An error is met by the next call."""
-        names = [f"left{self.rank}"] if self.rank else ["num_members", "last_member", "outcome"]
         with suppress(StoreError):
             for old in range(self._swept, number):
-                for name in names:
-                    self.store.delete_key(self._key(old, name))
+                for key in self._own_keys(old):
+                    self.store.delete_key(key)
             self._swept = number
+
+    def _own_keys(self, number: int) -> list[str]:
+        if self.rank:
+            return [self._key(number, f"left{self.rank}")]
+        counted = f"{self.prefix}{number}"
+        return [f"{counted}/num_members", f"{counted}/last_member", self._key(number, "outcome")]
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -184,45 +344,103 @@ class ElasticBarrier:
         last = max(self._next - 1, 0)
         for number in (*self._open, self._next):
             self._settle(number, Break("left", self.rank))
-        there = [(rank, at) for rank, at in enumerate(self._lasts()) if rank != self.rank and at >= last]
+        there = [(rank, one.call) for rank, one in enumerate(self._places()) if rank != self.rank and one.call >= last]
         self.store.wait([self._key(at, f"left{rank}") for rank, at in there], LINGER_S)
 
     # -- who is where -------------------------------------------------------------------------------------------------
 
-    def _last_of(self, rank: int) -> int:
-        """The call that a rank is in or was in last, -1 for none."""
-        key = f"rank{rank}"
-        return int(self.store.get(key)) if self.store.check([key]) else -1
+    def _places(self) -> list[Place]:
+        """All ranks' places, in order."""
+        try:
+            raws = self.store.multi_get([self._rank_key(rank) for rank in range(self.parties)], LOOK_S)
+        except StoreTimeoutError as error:
+            raise self._gone() from error
+        return [self._place_of(rank, raw) for rank, raw in enumerate(raws)]
 
-    def _lasts(self) -> list[int]:
-        return [self._last_of(rank) for rank in range(self.parties)]
+    def _place_of(self, rank: int, raw: bytes) -> Place:
+        try:
+            place = Place(**json.loads(raw))
+            if [type(one) for one in asdict(place).values()] != [str, int, int]:
+                raise TypeError("no place")
+        except (ValueError, TypeError) as error:
+            raise self._nonsense(self._rank_key(rank), raw) from error
+        return place
+
+    def _rank_key(self, rank: int) -> str:
+        return f"{self._base}/rank{rank}"
 
     def _key(self, number: int, name: str) -> str:
-        return f"{self.prefix}{number}/{name}"
+        return f"{self._base}/{number}/{name}"
 
     # -- errors -------------------------------------------------------------------------------------------------------
 
-    def _timeout_break(self, number: int, elapsed: float) -> Break:
-        missing = tuple(rank for rank, last in enumerate(self._lasts()) if last < number)
-        return Break("timeout", self.rank, arrived=self.parties - len(missing), missing=missing, elapsed=elapsed)
+    def _timeout_break(self, number: int, elapsed: float) -> Break | None:
+        """What this rank, whose time is over, says of the call; None: all have arrived after all."""
+        for _ in range(LOOKS):
+            places = self._places()
+            missing = [rank for rank, place in enumerate(places) if place.call < number]
+            count = int(self.store.add(f"{self.prefix}{number}/num_members", 0))
+            begun = self.parties - len(missing) - count
+            if begun == 0:
+                break
+        if begun <= 0 and not missing:
+            return None
+        notes = []
+        if never := [f"rank {rank}" for rank in missing if not places[rank].by]:
+            notes.append(f"never attached: {named(never)}")
+        if begun > 0:
+            who = [rank for rank in range(self.parties) if rank != self.rank and rank not in missing]
+            names = named([f"rank {rank}" for rank in who])
+            some = names if len(who) == begun else f"{begun} of {names}"
+            notes.append(f"{some} began to arrive and did not: died there, is stopped, or comes just now")
+            if len(who) == begun:
+                missing = sorted(missing + who)
+        return Break(
+            "timeout",
+            self.rank,
+            arrived=self.parties - len(missing) if begun <= 0 else count,
+            missing=tuple(missing),
+            elapsed=elapsed,
+            note="; ".join(notes),
+        )
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise StoreError(
+                f"barrier {self.prefix!r}: this object is rank {self.rank} in process {self._pid}, not in the forked "
+                f"{os.getpid()}, and would count twice: make one in each process, of a rank of its own"
+            )
+
+    def _gone(self) -> StoreConnectionError:
+        return StoreConnectionError(
+            f"barrier {self.prefix!r}: {self.store!r} does not know this object of rank {self.rank}: rank 0 was "
+            "started again, with a new server, or the keys were deleted; make the barrier anew in all ranks"
+        )
+
+    def _nonsense(self, key: str, raw: Any) -> StoreError:
+        return StoreError(
+            f"barrier {self.prefix!r}: its key {key!r} in {self.store!r} was changed by others: {raw[:80]!r}"
+        )
 
     def _broken(self, number: int, cause: Break, late: float | None) -> Exception:
         """The error of a broken call. `late`: how long this rank has waited, if its own time was over."""
         if cause.kind != "timeout" or late is None:
+            mended_by = ENDS_WITH_RANK_0 if cause.kind == "left" else MENDED_BY
             return BrokenBarrierError(
                 f"barrier {self.prefix!r}: all gave up call {number}, as {cause.text(self.parties)} "
-                f"(rank {self.rank}, {self.store!r}; {MENDED_BY})",
+                f"(rank {self.rank}, {self.store!r}; {mended_by})",
                 key=self.prefix,
                 epoch=number,
                 missing_ranks=cause.missing,
             )
         who = [f"rank {rank}" for rank in cause.missing[:NAMED_MAX]]
         more = len(cause.missing) - len(who)
-        text = f"missing {named(who, more)}" if who else "the last of them just after that"
+        texts = ([f"missing {named(who, more)}"] if who else []) + ([cause.note] if cause.note else [])
+        absent = "; ".join(texts)
         limit = seconds(self._span)
         return TimedOutBarrierError(
             f"barrier {self.prefix!r} timed out on rank {self.rank} after {span_text(late)}: {cause.arrived} of "
-            f"{self.parties} arrived; {text} (call {number}, limit {limit:g} s, {self.store!r}; {MENDED_BY})",
+            f"{self.parties} arrived; {absent} (call {number}, limit {limit:g} s, {self.store!r}; {MENDED_BY})",
             key=self.prefix,
             epoch=number,
             arrived=cause.arrived,
@@ -231,3 +449,8 @@ class ElasticBarrier:
             elapsed=late,
             timeout=limit,
         )
+
+
+def _differs(said: bytes, mine: str) -> bool:
+    """Whether compare_set found another value than the one it was to set. A mock's answer, no bytes, is none."""
+    return isinstance(said, bytes) and said != mine.encode()

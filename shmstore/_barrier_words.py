@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Kind = Literal["timeout", "abort", "interrupt", "left", "died"]
+Kind = Literal["timeout", "abort", "interrupt", "overtaken", "left", "died"]
 
 NAMED_MAX: Final = 16
 """Missing ranks that a text spells out; the error's attribute has them all."""
@@ -67,6 +67,9 @@ class Break:
             return f"{who} called abort(){more}"
         if self.kind == "interrupt":
             return f"{who} was interrupted while it waited{more}"
+        if self.kind == "overtaken":
+            why = "its store failed, or two threads use one object"
+            return f"{who} began its next call when this one of it had not ended ({why})"
         if self.kind == "left":
             return f"{who} left the store{more}"
         last = "" if self.waiting_on is None else f", waiting on {self.waiting_on!r}"

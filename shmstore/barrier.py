@@ -431,15 +431,15 @@ def store_home(store: Any, raw: bytes) -> tuple[Store, bytes] | None:
     return store._barrier_home(raw) if isinstance(store, Store) else None  # noqa: SLF001 -- Store's hook for just this
 
 
-def check_party(parties: int, rank: int | None) -> None:
-    """TypeError, ValueError: no such number of parties, or no such rank among them."""
-    _check_int(parties, "parties")
+def check_party(parties: int, rank: int | None, names: tuple[str, str] = ("parties", "rank")) -> None:
+    """TypeError, ValueError: no such number of parties, or no such rank among them. `names`: the caller's for both."""
+    _check_int(parties, names[0])
     if not 1 <= parties <= PARTIES_MAX:
-        raise ValueError(f"parties must be 1 to {PARTIES_MAX}, got {parties}")
+        raise ValueError(f"{names[0]} must be 1 to {PARTIES_MAX}, got {parties}")
     if rank is not None:
-        _check_int(rank, "rank")
+        _check_int(rank, names[1])
         if not 0 <= rank < parties:
-            raise ValueError(f"rank must be 0 to {parties - 1} in a barrier of {parties}, got {rank}")
+            raise ValueError(f"{names[1]} must be 0 to {parties - 1} in a barrier of {parties}, got {rank}")
 
 
 def _check_int(value: object, what: str) -> None:

@@ -14,7 +14,7 @@ RankInfo of its types), so that code moves by changing an import:
     class               type         stands on
     StoreBarrier        store        any store, by `shmstore.Barrier`
     ShmStoreBarrier     shm_store    a segment of its own, by the same
-    TCPStoreBarrier     tcp_store    a TCPStore of its own, which rank 0 hosts, by `elastic.barrier`, as torch's
+    TCPStoreBarrier     tcp_store    a TCPStore of its own, which rank 0 hosts, by `elastic.barrier`
 
 What differs from torch's TCPStoreBarrier, which has `timeout_secs` and ignores it, leaves its keys, names nobody, after
 a failure counts an arrival twice, and whose rank 0 may take the last answers with it:
@@ -26,6 +26,8 @@ a failure counts an arrival twice, and whose rank 0 may take the last answers wi
   the others gave up fails too, and is not counted in for the next one, of which it has written nothing. The next call
   of all meets again.
 - A rank whose own part has failed calls `abort()` in place of `execute_barrier()`: the others learn it at once.
+
+So all ranks of a barrier use this class, none torch's, which would take a call that the others gave up for passed.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
 
 from shmstore import barrier
 from shmstore._barrier_elastic import MENDED_BY, ElasticBarrier
@@ -66,6 +68,8 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=type)
+
+PORT_DIGITS: Final = 5
 
 BARRIER_REGISTRY: Final[dict[str, type]] = {}
 """The classes that `create_barrier_from_config` knows, by their `barrier_type`."""
@@ -274,28 +278,37 @@ class TCPStoreBarrier(Barrier):
     Args:
         global_rank: this rank, 0 to global_world_size - 1. Rank 0 hosts the store's server, in its own process.
         global_world_size: how many ranks there are, 1 to 4096.
-        barrier_prefix: the barrier's name, str or bytes; one barrier a port.
+        barrier_prefix: the barrier's name, str or bytes, the same for all ranks; one barrier a port.
         timeout_barrier_init_secs: how long the constructor may wait: rank 0 for all others to connect, the others for
-            rank 0's server; seconds or a timedelta. Also the store's own timeout.
+            rank 0's server, and then as long again for all to be there; seconds or a timedelta. Also the store's own
+            timeout.
         use_checkpoint_barrier_tcpstore_libuv: False is handed to TCPStore as `use_libuv=False`, True is what it does
             anyway. It changes nothing for the server of ours that rank 0 hosts. (torch's barrier ignores it.)
-        tcpstore_port: the server's port, an int or its digits; 0, for any free one, with one rank only, as nobody would
-            tell it to the others.
+        tcpstore_port: the server's port, an int or its ASCII digits; 0, for any free one, with one rank only, as nobody
+            would tell it to the others.
         master_address: rank 0's host name or address, on which it listens: any address that is not the loopback's is
             open to whoever reaches it, and the protocol has neither authentication nor encryption.
         timeout_secs: how long `execute_barrier` waits for the others; seconds or a timedelta, `inf` for ever.
 
-    The constructor blocks until rank 0's server is there, and rank 0's until all ranks are. A rank that is started
-    again takes part in the next call of the others. Rank 0 cannot be: the server ends with it, and all start anew. Its
-    methods are called by one thread at a time, `close` by any.
+    All ranks use this class, none torch's of the same name: that one takes a call that the others gave up for passed,
+    and cannot say that it gives up or has left. Names, arguments and calls are torch's: code moves by its import.
+
+    The constructor blocks until all ranks are there; that of a rank which is started again, until the server is. Such
+    a rank takes part in the next call of the others, and an older object of its rank can do no more. Rank 0 cannot be
+    started again alone: the server ends with it, and all make the barrier anew; older objects fail at a new server.
+
+    Its methods are called by one thread at a time, `close` by any, in the process that made it: a forked child can only
+    close it, which closes nothing of its parent's. It can be neither pickled nor copied: a copy would count twice.
 
     Any rank may leave first, once it has returned from `execute_barrier`. Where rank 0 closes, ends or drops the
-    object, it stays until those who were in its last call have seen how that ended, 5 s at most; who waits for it in
-    the next one learns that it left. Killed, it takes the server with it at once.
+    object, it stays until those who were in its last call have seen how that ended, or for 5 s: so long it takes where
+    one of them died in that call, and none has taken its place. Who waits for rank 0 in the next call learns that it
+    left. Killed, it takes the server with it at once.
 
     Raises:
-        StoreConnectionError: no server came in time, or the port is taken on rank 0. StoreTimeoutError: on rank 0, not
-            all came in time. TypeError, ValueError: a wrong type or value; nothing was opened.
+        StoreConnectionError: no server came in time, or the port is taken on rank 0. StoreTimeoutError: not all came in
+            time; on another rank than 0 also: rank 0 has another `barrier_prefix`. TypeError, ValueError: a wrong type
+            or value, and nothing was opened; or rank 0 has another `global_world_size`.
     """
 
     barrier_type: ClassVar[str] = "tcp_store"
@@ -314,7 +327,7 @@ class TCPStoreBarrier(Barrier):
         if global_rank is None:  # the check below knows parties without ranks
             raise TypeError("global_rank must be an int, not NoneType")
         self._meeting: Final = ElasticBarrier(barrier_prefix, global_world_size, global_rank, timeout_secs)
-        port = int(tcpstore_port) if isinstance(tcpstore_port, str) else tcpstore_port
+        port = _port(tcpstore_port)
         if port == 0 and global_world_size > 1:
             raise ValueError("tcpstore_port 0 takes any free port, which the other ranks would not know: give a number")
         store = TCPStore(
@@ -326,7 +339,7 @@ class TCPStoreBarrier(Barrier):
             **({} if use_checkpoint_barrier_tcpstore_libuv else {"use_libuv": False}),
         )
         try:
-            self._meeting.begin(store, new=global_rank == 0)
+            self._meeting.begin(store)
         except BaseException:
             store.close()
             raise
@@ -337,13 +350,15 @@ class TCPStoreBarrier(Barrier):
         """Returns when all ranks have called it as often as this one; blocks meanwhile, at most `timeout_secs`.
 
         Each call counts, whether it fails or not. When it fails for one it fails for all, now or when they come; the
-        next call of each meets the others again.
+        next call of each meets the others again, unless rank 0 has left.
 
         Raises:
             BarrierTimeoutError: not all came in time: `.missing_ranks` has them in order. Also a BrokenBarrierError.
             BrokenBarrierError: another rank timed out (`.missing_ranks` has who was missing then), aborted or was
                 interrupted, or rank 0 left; or the others gave up this call before this rank came. The text says which.
-            StoreConnectionError: the server, and with it rank 0, is gone. StoreClosedError.
+            StoreConnectionError: the server, and with it rank 0, is gone, or there is a new one. StoreClosedError.
+            StoreError: another object has taken this rank's place; this is a forked child; the barrier's keys in the
+                store were changed.
 
         A death is a timeout, and rank 0's a StoreConnectionError.
         """
@@ -359,7 +374,11 @@ class TCPStoreBarrier(Barrier):
 
     @property
     def store(self) -> TCPStore:
-        """The store, for more than the barrier; its `.port` is where the server listens."""
+        """The store, for more than the barrier; its `.port` is where the server listens.
+
+        The barrier's own are the keys `rank0`, `rank1`, … (torch's name; written and never read), those that begin with
+        `{barrier_prefix}/`, and for each call `{barrier_prefix}{number}/num_members` and `…/last_member`.
+        """
         return self._meeting.store
 
     def close(self) -> None:
@@ -374,9 +393,28 @@ class TCPStoreBarrier(Barrier):
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} can be neither pickled nor copied, as the copy would count as the same rank: make one in each "
+            "process, with a global_rank of its own"
+        )
+
     def __repr__(self) -> str:
         one = self._meeting
         return f"TCPStoreBarrier({one.store!r}, {one.prefix!r}, {one.parties}, rank={one.rank})"
+
+
+def _port(given: int | str) -> int:
+    """The port as a number."""
+    if isinstance(given, str):
+        if not (given.isascii() and given.isdigit() and len(given) <= PORT_DIGITS):
+            raise ValueError(f"tcpstore_port as a str is 1 to {PORT_DIGITS} ASCII digits, got {given[:20]!r}")
+        given = int(given)
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(f"tcpstore_port must be an int or its digits, not {type(given).__name__}")
+    if not 0 <= given < 1 << 16:
+        raise ValueError(f"tcpstore_port must be 0 to 65535, got {given}")
+    return given
 
 
 # -- the end of a TCPStoreBarrier -------------------------------------------------------------------------------------

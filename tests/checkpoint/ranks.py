@@ -22,7 +22,8 @@ def late_reader(rank: int, port: int) -> TCPStoreBarrier:
     swap = made.store.compare_set
 
     def held(key: str, expected: str, desired: str) -> bytes:
-        made.store.wait(["job1/outcome"])  # what rank 0 says as it leaves
+        if key.endswith("/outcome"):
+            made.store.wait([made._meeting._key(1, "outcome")])  # what rank 0 says as it leaves
         return swap(key, expected, desired)
 
     made.store.compare_set = held  # type: ignore[method-assign]
