@@ -60,7 +60,7 @@ from shmstore import elastic
 from shmstore._barrier_keys import ROOM, break_of
 from shmstore._barrier_words import NAMED_MAX, Break, named, span_text
 from shmstore._deadline import Timeout, as_timedelta, seconds, span_ns
-from shmstore._keys import KEY_MAX, Key, key_bytes, key_text
+from shmstore._keys import KEY_MAX, Key, key_text
 from shmstore.barrier import check_party
 from shmstore.errors import (
     BrokenBarrierError,
@@ -122,7 +122,7 @@ class ElasticBarrier:
     def __init__(self, prefix: Key, parties: int, rank: int, timeout: Timeout) -> None:
         if not isinstance(prefix, (str, bytes)):
             raise TypeError(f"barrier_prefix must be str or bytes, not {type(prefix).__name__}")
-        raw = key_bytes(prefix) if prefix else b""
+        raw = prefix if isinstance(prefix, bytes) else prefix.encode("utf-8", "surrogateescape")
         if not 1 <= len(raw) <= KEY_MAX - ROOM:
             raise ValueError(f"barrier_prefix has 1 to {KEY_MAX - ROOM} bytes, this one has {len(raw)}")
         check_party(parties, rank, ("global_world_size", "global_rank"))
@@ -194,7 +194,7 @@ class ElasticBarrier:
             raise StoreTimeoutError(
                 f"barrier {self.prefix!r}: rank {self.rank} reached {self.store!r}, where rank 0 did not begin in "
                 f"{seconds(span_ns(self.store.timeout)):g} s: are all ranks there, with this class and this "
-                f"barrier_prefix? ({error})",
+                "barrier_prefix?",
                 keys=[key],
                 elapsed=error.elapsed,
                 timeout=error.timeout,

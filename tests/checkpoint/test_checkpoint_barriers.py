@@ -21,7 +21,7 @@ import pytest
 from kinds import DUCKS, LONG, SEGMENT, OnTorch, handles, torchs
 
 import shmstore
-from shmstore import BarrierTimeoutError, BrokenBarrierError, ShmStore, checkpoint
+from shmstore import BarrierTimeoutError, BrokenBarrierError, ShmStore, _barrier_elastic, checkpoint
 from shmstore._barrier_keys import KeyBarrier
 from shmstore.checkpoint import (
     BARRIER_REGISTRY,
@@ -198,6 +198,11 @@ class TestOnTorch(OnTorch, OnStore):
 # -- over a TCPStore, by torchelastic's barrier
 
 
+def make_patient(one: TCPStoreBarrier) -> TCPStoreBarrier:
+    one._meeting._timeout = LONG
+    return one
+
+
 def lefts(one: TCPStoreBarrier) -> list[tuple[int, int]]:
     """Which calls which ranks have left, as far as there are keys of it."""
     found = (re.search(r"/(\d+)/left(\d+)$", key) for key in one.store.list_keys())
@@ -298,6 +303,80 @@ class TestOnTCPStore(Suite):
         with pytest.raises(BrokenBarrierError):
             three.execute_barrier()
         in_threads(3, lambda i: (one, again, three)[i].execute_barrier())
+
+    def test_a_rank_that_died_before_its_first_call_is_not_behind_for_ever(self, make: Make) -> None:
+        one, two = make(0, timeout=0.05), make(1)
+        for _ in range(2):
+            with pytest.raises(BarrierTimeoutError):
+                one.execute_barrier()
+        again = make(1)
+        assert again._meeting._next == 2
+        one = make_patient(one)
+        in_threads(2, lambda i: (one, again)[i].execute_barrier())
+        assert two._meeting._next == 0
+
+    def test_a_rank_that_began_to_arrive_and_did_not_is_missing(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_barrier_elastic, "LINGER_S", 0)
+        one, two = make(0, timeout=0.05), make(1)
+        two._meeting._count()  # as one that is killed then
+        with pytest.raises(
+            BarrierTimeoutError, match=r"1 of 2 arrived; missing rank 1; rank 1 began to arrive"
+        ) as caught:
+            one.execute_barrier()
+        assert caught.value.missing_ranks == (1,)
+
+    def test_where_one_of_several_did_not_arrive_none_is_accused(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_barrier_elastic, "LINGER_S", 0)
+        ranks = [make(0, 4, timeout=0.2), make(1, 4), make(2, 4), make(3, 4)]
+        call = Later(ranks[1].execute_barrier)
+        self.arrived(ranks[0], ranks[1], 1)
+        ranks[2]._meeting._count()
+        with pytest.raises(
+            BarrierTimeoutError, match="2 of 4 arrived; missing rank 3; 1 of rank 1 and rank 2"
+        ) as caught:
+            ranks[0].execute_barrier()
+        assert caught.value.missing_ranks == (3,)
+        with pytest.raises(BrokenBarrierError, match="1 of rank 1 and rank 2 began to arrive"):
+            call.result()
+
+    def test_who_was_never_attached_is_told(self, make: Make) -> None:
+        with pytest.raises(BarrierTimeoutError, match=r"missing rank 1 and rank 2; never attached: rank 1 and rank 2"):
+            make(0, 3, timeout=0.01).execute_barrier()
+
+    def test_all_have_arrived_when_the_time_is_over(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody has said yet how it ended: who is late finds the count full, and says that it was passed."""
+        one, two = make(0), make(1)
+        meet = shmstore.elastic.barrier
+
+        def late(**args: Any) -> None:
+            meet(**args)
+            raise shmstore.StoreTimeoutError
+
+        monkeypatch.setattr(shmstore.elastic, "barrier", late)
+        in_threads(2, lambda i: (one, two)[i].execute_barrier())
+
+    def test_a_successor_deletes_what_failed_calls_left(self, make: Make) -> None:
+        one, two = make(0), make(1)
+        for _ in range(10):
+            two.abort()
+            with pytest.raises(BrokenBarrierError):
+                one.execute_barrier()
+        assert len(lefts(one)) == 10
+        again = make(1)
+        in_threads(2, lambda i: (one, again)[i].execute_barrier())
+        assert lefts(one) == [(10, 1)]
+
+    def test_places_are_read_at_once(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        one = make(0, 64, timeout=0.01)
+        asked = mock.Mock(wraps=one.store._ask)
+        monkeypatch.setattr(one.store, "_ask", asked)
+        with pytest.raises(BarrierTimeoutError):
+            one.execute_barrier()
+        assert asked.call_count < 20
 
     def test_an_interrupt_is_told(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         one, two = make(0), make(1)

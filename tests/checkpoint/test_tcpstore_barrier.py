@@ -5,11 +5,14 @@ What all barriers of checkpoints share is in test_checkpoint_barriers.py.
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from time import monotonic
 from typing import Any
 from unittest import mock
 
@@ -21,6 +24,7 @@ from shmstore import (
     BrokenBarrierError,
     StoreClosedError,
     StoreConnectionError,
+    StoreError,
     StoreTimeoutError,
     TCPStore,
     _barrier_elastic,
@@ -28,6 +32,7 @@ from shmstore import (
 )
 from shmstore._barrier_elastic import ElasticBarrier
 from shmstore.checkpoint import BarrierConfig, TCPStoreBarrier, create_barrier_from_config
+from shmstore.testing.barriers import until
 from shmstore.testing.contract import Later, in_threads
 
 
@@ -139,11 +144,24 @@ def test_a_port_for_one_alone() -> None:
 @pytest.mark.parametrize(
     ("rank", "port", "error"),
     [(0, 0, ValueError), (1, 0, ValueError), (0, "x", ValueError), (0, 1 << 16, ValueError), (0, None, TypeError),
-     (0, True, TypeError), (0, 1.5, TypeError)],
+     (0, True, TypeError), (0, 1.5, TypeError), (0, "1_0", ValueError), (0, " 80", ValueError), (0, "", ValueError),
+     (0, "\u0663\u0663", ValueError), (0, "9" * 5000, ValueError), (0, -1, ValueError)],
 )  # fmt: skip
 def test_ports_that_are_refused(rank: int, port: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"port|invalid literal"):
+    with pytest.raises(error, match="tcpstore_port"):
         TCPStoreBarrier(rank, 2, "p", 20, True, port, "127.0.0.1", 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "name"),
+    [((2, 2, "p"), ValueError, "global_rank"), (("0", 2, "p"), TypeError, "global_rank"),
+     ((0, 0, "p"), ValueError, "global_world_size"), ((0, 2.0, "p"), TypeError, "global_world_size"),
+     ((0, 1, ""), ValueError, "barrier_prefix"), ((0, 1, 3), TypeError, "barrier_prefix"),
+     ((0, 1, None), TypeError, "barrier_prefix"), ((0, 1, "x" * 9000), ValueError, "barrier_prefix")],
+)  # fmt: skip
+def test_errors_name_the_callers_arguments(arguments: tuple[Any, ...], error: type[Exception], name: str) -> None:
+    with pytest.raises(error, match=name):
+        TCPStoreBarrier(*arguments, 20, True, 1, "127.0.0.1", 20)
 
 
 def test_a_port_in_digits(port: int) -> None:
@@ -166,6 +184,105 @@ def test_a_constructor_that_fails_leaves_nothing(port: int, monkeypatch: pytest.
         patch.setattr(ElasticBarrier, "begin", mock.Mock(side_effect=StoreConnectionError("looking")))
         TCPStoreBarrier(0, 1, "p", 20, True, port, "127.0.0.1", 20)
     TCPStoreBarrier(0, 1, "p", 20, True, port, "127.0.0.1", 20).close()
+
+
+# -- who meets whom
+
+
+def test_another_prefix_than_rank_0s_times_out(port: int) -> None:
+    def party(rank: int) -> None:
+        with TCPStoreBarrier(rank, 2, ("one", "two")[rank], 20 if rank == 0 else 0.3, True, port, "127.0.0.1", 20):
+            done.wait(20)
+
+    done = threading.Event()
+    host = Later(party, 0)
+    with pytest.raises(StoreTimeoutError, match=r"'two': rank 1 .*rank 0 did not begin in 0.3 s: .*barrier_prefix"):
+        party(1)
+    done.set()
+    host.result()
+
+
+def test_another_world_than_rank_0s_is_refused(port: int) -> None:
+    def party(rank: int, world: int) -> None:
+        with ranks.barrier(rank, world, port):
+            done.wait(20)
+
+    done = threading.Event()
+    host = Later(party, 0, 2)
+    with pytest.raises(ValueError, match="global_world_size of 2, this rank 1 for 3"):
+        party(1, 3)
+    done.set()
+    host.result()
+
+
+def test_an_object_that_outlived_rank_0_is_refused_by_the_next_server(pair: list[TCPStoreBarrier]) -> None:
+    in_threads(2, lambda rank: pair[rank].execute_barrier())
+    port = pair[0].store.port
+    pair[0].close()
+    with pytest.raises(StoreConnectionError):
+        pair[1].execute_barrier()
+    again = Later(ranks.barrier, 0, 2, port)
+    until(lambda: refused(pair[1]))
+    new = [again, Later(ranks.barrier, 1, 2, port)]
+    with new[0].result() as zero, new[1].result() as one:
+        calls = [Later(zero.execute_barrier), Later(one.execute_barrier)]
+        for call in (pair[1].execute_barrier, pair[1].abort):
+            with pytest.raises(StoreConnectionError, match="rank 0 was started again"):
+                call()
+        for later in calls:
+            later.result()
+
+
+def refused(barrier: TCPStoreBarrier) -> bool:
+    """Whether a new server is there, which does not know the object."""
+    with pytest.raises(StoreConnectionError) as caught:
+        barrier.execute_barrier()
+    return "rank 0 was started again" in str(caught.value)
+
+
+def test_an_older_object_of_a_rank_is_refused(pair: list[TCPStoreBarrier]) -> None:
+    in_threads(2, lambda rank: pair[rank].execute_barrier())
+    with ranks.barrier(1, 2, pair[0].store.port) as again:
+        for call in (pair[1].execute_barrier, pair[1].abort):
+            with pytest.raises(StoreError, match="another object has taken the place"):
+                call()
+        in_threads(2, lambda rank: (pair[0], again)[rank].execute_barrier())
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_no_copies(pair: list[TCPStoreBarrier], copied: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match="make one in each process"):
+        copied(pair[0])
+
+
+def test_users_keys_are_apart(pair: list[TCPStoreBarrier]) -> None:
+    for name in ("rank0", "rank1", "0", "meeting"):
+        pair[0].store.set(name, "mine")
+    in_threads(2, lambda rank: pair[rank].execute_barrier())
+
+
+@pytest.mark.parametrize("nonsense", ["mine", "[1]", "3", '{"by": 1, "call": 2, "since": 3}', '{"x": 1}', b"\xff"])
+def test_nonsense_in_its_keys_is_told(pair: list[TCPStoreBarrier], nonsense: Any) -> None:
+    zero, one = pair
+    zero.store.set(one._meeting._rank_key(1), nonsense)
+    with pytest.raises(StoreError, match="changed by others"):
+        one.execute_barrier()
+    with pytest.raises(StoreError, match="changed by others"):
+        ranks.barrier(1, 2, zero.store.port)
+    zero.store.set(zero._meeting._key(0, "outcome"), nonsense)
+    with pytest.raises(StoreError, match="changed by others"):
+        zero.abort()
+    zero.store.set("job/meeting", nonsense)
+    with pytest.raises(StoreError, match="changed by others"):
+        ranks.barrier(1, 2, zero.store.port)
+    zero.close()
+    with pytest.raises(StoreClosedError):
+        zero.store.num_keys()
+
+
+def test_a_second_rank_0_at_one_server_is_refused(pair: list[TCPStoreBarrier]) -> None:
+    with pytest.raises(StoreError, match="one of that name already"):
+        ElasticBarrier("job", 2, 0, 20).begin(pair[0].store)
 
 
 # -- who leaves first
@@ -194,9 +311,10 @@ def test_rank_0_leaves_when_the_others_have_seen_how_it_ended(pair: list[TCPStor
             leaving.set()
         wait(*args)
 
-    def late_swap(*args: Any) -> bytes:
-        leaving.wait(20)
-        return swap(*args)
+    def late_swap(key: str, *args: Any) -> bytes:
+        if key.endswith("/outcome"):
+            leaving.wait(20)
+        return swap(key, *args)
 
     def host(barrier: TCPStoreBarrier) -> None:
         barrier.execute_barrier()
@@ -254,6 +372,67 @@ def test_rank_0_does_not_wait_for_ever(pair: list[TCPStoreBarrier], monkeypatch:
         pair[1].execute_barrier()
 
 
+def test_rank_0_waits_for_those_in_its_last_call(pair: list[TCPStoreBarrier], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_barrier_elastic, "LINGER_S", 0.3)
+    monkeypatch.setattr(pair[1]._meeting, "_leave", lambda _: None)
+    in_threads(2, lambda rank: pair[rank].execute_barrier())
+    start = monotonic()
+    pair[0].close()
+    assert monotonic() - start >= 0.3
+
+
+@pytest.mark.parametrize("ends", ["abort", "broken"])
+def test_who_left_a_failed_call_is_not_waited_for(
+    pair: list[TCPStoreBarrier], monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(_barrier_elastic, "LINGER_S", 60)
+    pair[ends == "abort"].abort()
+    with pytest.raises(BrokenBarrierError):
+        pair[ends == "broken"].execute_barrier()
+    Later(pair[0].close).result()
+
+
+def test_rank_0_breaks_its_own_open_call_too(pair: list[TCPStoreBarrier], monkeypatch: pytest.MonkeyPatch) -> None:
+    call = Later(pair[1].execute_barrier)
+    pair[0].store.wait(["job0/num_members"])
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="its store failed here"):
+        patch.setattr(elastic, "barrier", mock.Mock(side_effect=StoreError("its store failed here")))
+        pair[0].execute_barrier()
+    pair[0].close()
+    with pytest.raises(
+        BrokenBarrierError, match=r"rank 0 left the store .*make the barrier anew in all ranks"
+    ) as caught:
+        call.result()
+    assert "meets again" not in str(caught.value)
+
+
+def test_an_outcome_is_an_outcome_though_rank_0_is_gone(
+    pair: list[TCPStoreBarrier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_barrier_elastic, "LINGER_S", 0)
+    settle = pair[1]._meeting._settle
+
+    def last_word(*args: Any) -> Any:
+        said = settle(*args)
+        zero.result()
+        pair[0].close()
+        return said
+
+    zero = Later(pair[0].execute_barrier)
+    monkeypatch.setattr(pair[1]._meeting, "_settle", last_word)
+    pair[1].execute_barrier()
+
+
+def test_rank_0_does_not_wait_for_the_dead_who_have_a_successor(
+    pair: list[TCPStoreBarrier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_barrier_elastic, "LINGER_S", 60)
+    monkeypatch.setattr(pair[1]._meeting, "_leave", lambda _: None)
+    in_threads(2, lambda rank: pair[rank].execute_barrier())
+    with ranks.barrier(1, 2, pair[0].store.port):
+        Later(pair[0].close).result()
+
+
 def test_rank_0_does_not_wait_for_who_was_not_there(
     pair: list[TCPStoreBarrier], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +451,9 @@ def test_a_server_that_is_gone_is_no_timeout(pair: list[TCPStoreBarrier]) -> Non
 
 def test_a_forked_child_ends_nothing(pair: list[TCPStoreBarrier], team: Team) -> None:
     def child(_: Any) -> None:
+        for call in (pair[0].execute_barrier, pair[0].abort):
+            with pytest.raises(StoreError, match="make one in each process"):
+                call()
         pair[0].close()
 
     team.start(child, how="fork").result()
