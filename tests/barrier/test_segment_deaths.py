@@ -13,7 +13,7 @@ import select
 import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn
 
@@ -39,6 +39,7 @@ def work(name: str, rank: int, line: Connection) -> NoReturn:
         while line.recv() == "go":
             if told:  # else a reset would throw out who waits; this one does nothing where another was first
                 barrier.reset()
+                line.send("whole")
             passed = 0
             try:
                 while True:
@@ -79,9 +80,15 @@ class Crew:
             raise AssertionError(f"rank {rank} (pid {self.pids[rank]}) said nothing for {PATIENCE_S} s")
         return self.lines[rank].recv()
 
-    def tell_all(self, what: str) -> None:
-        for line in self.lines.values():
-            line.send(what)
+    def go(self, new: Collection[int]) -> None:
+        """All go on; the new ones when the barrier is whole again, else they would be told of the death, too."""
+        told = [rank for rank in self.lines if rank not in new]
+        for rank in told:
+            self.lines[rank].send("go")
+        for rank in told:
+            assert self.hear(rank) == "whole"
+        for rank in new:
+            self.lines[rank].send("go")
 
     def kill(self, rank: int) -> tuple[int, int]:
         """Its pid, and when its files were closed: a pidfd tells of the end of a process, which is later than that."""
@@ -104,10 +111,11 @@ def rounds(me: Me, name: str, count: int) -> list[tuple[int, float]]:
     with ShmStore(name, create=False, timeout=PATIENCE_S) as store:
         for rank in range(PARTIES):
             crew.hire(rank)
+        new = list(crew.lines)
         for number in range(count):
             store.set("under way", "0")
-            crew.tell_all("go")
-            until_under_way(store)
+            crew.go(new)
+            until_under_way(store, crew)
             victim = chance.randrange(PARTIES)
             pid, at = crew.kill(victim)
             told = {rank: crew.hear(rank) for rank in crew.pids}
@@ -115,9 +123,11 @@ def rounds(me: Me, name: str, count: int) -> list[tuple[int, float]]:
             assert not wrong, f"round {number}: rank {victim} (pid {pid}) died, and these were told otherwise: {wrong}"
             shown.append((len(told), (max(when for _, _, when in told.values()) - at) / 1e6))
             crew.hire(victim)
+            new = [victim]
             me.say(number)
-        crew.tell_all("go")
-        until_under_way(store)
+        store.set("under way", "0")
+        crew.go(new)
+        until_under_way(store, crew)
         assert store.verify() == []
     for pid in crew.pids.values():
         os.kill(pid, signal.SIGKILL)
@@ -125,11 +135,13 @@ def rounds(me: Me, name: str, count: int) -> list[tuple[int, float]]:
     return shown
 
 
-def until_under_way(store: ShmStore) -> None:
+def until_under_way(store: ShmStore, crew: Crew) -> None:
     """Each has passed the barrier in this round: by a look, as a counter wakes nobody who waits for a value."""
     end = time.monotonic() + PATIENCE_S
     while (count := int(store.get("under way"))) < PARTIES:
-        assert time.monotonic() < end, f"{count} of {PARTIES} came under way"
+        if time.monotonic() > end:
+            where = [(peer.rank, peer.state, peer.waiting_on) for peer in store.peers()]
+            raise AssertionError(f"{count} of {PARTIES} came under way: {where}")
         time.sleep(0.001)
 
 
