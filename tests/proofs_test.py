@@ -167,7 +167,7 @@ def run(at: Path, code: str, *options: str) -> int:
     ("code", "options", "ends", "says"),
     [
         (RECORDS, [], 0, "findings: 0"),
-        (RECORDS, ["--all"], 1, "FINDING core: set new, futex*: nothing of it was run"),
+        (RECORDS, ["--all"], 1, f"FINDING {proofs.REQUIRED[0]}: nothing of it was run"),
         (RECORDS + "; raise SystemExit(3)", [], 3, "ended with 3"),
         ("import proofs; proofs.record('began', 'life: create')", [], 1, "life: create: began 1 times"),
         ("", ["--all"], 1, "nothing of it was run"),
