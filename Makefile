@@ -6,7 +6,7 @@
 #               Each of its parts alone: make proofs-core, proofs-life, proofs-storm, proofs-processes, proofs-model,
 #               mutants, fuzz
 #   make fuzz   hostile segments and hostile peers, the long form: libFuzzer on three targets, each in a process of its
-#               own; needs clang
+#               own; needs clang. What is ended early goes on where it was with the next `make fuzz`
 #   make mutants  removes one check of the core after the other; the short form of the fuzz targets must find each
 #   make bench  measures against torch's stores, Redis, LMDB and MPI (what is not installed is named); BENCH: its options
 #   make lint   formats, types, floors: checks only, changes nothing
@@ -20,7 +20,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 # Options of `python -m bench`.
 BENCH  ?= --plots build/bench
-# Of each fuzz target: executions, seconds (0: no limit), further options of libFuzzer.
+# Of each fuzz target: executions in all its runs, seconds of this one (0: no limit), further options of libFuzzer.
 CLANG        ?= clang
 FUZZ_RUNS    ?= 10000000
 FUZZ_SECONDS ?= 0
@@ -155,14 +155,8 @@ LENGTH_wire   := 4096
 fuzz-%:
 	@mkdir -p build/fuzz/corpus-$*
 	@$(SEEDS_$*) build/fuzz/corpus-$*
-	@$(BIN)/python tests/proofs.py add began 'fuzz: fuzz_$*, libFuzzer'
-	build/fuzz/fuzz_$* -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=$(LENGTH_$*) \
-	    -print_final_stats=1 -artifact_prefix=build/fuzz/$*- $(FUZZ) build/fuzz/corpus-$* > build/fuzz/$*.log 2>&1 \
-	    || { tail -n 60 build/fuzz/$*.log; exit 1; }
-	@$(BIN)/python tests/proofs.py add ended 'fuzz: fuzz_$*, libFuzzer' \
-	    "executions=$$(sed -n 's/^stat::number_of_executed_units: *//p' build/fuzz/$*.log)" \
-	    "a second=$$(sed -n 's/^stat::average_exec_per_sec: *//p' build/fuzz/$*.log)"
-	@echo "fuzz_$*: no finding"; grep -e number_of_executed -e average_exec -e peak_rss build/fuzz/$*.log
+	$(BIN)/python tests/fuzz/campaign.py build/fuzz $* $(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -timeout=10 \
+	    -max_len=$(LENGTH_$*) $(FUZZ)
 
 # The mutants' own runs of the targets record nothing: that they fail is what is wanted.
 mutants: $(VENV)/stamp-tools
