@@ -26,8 +26,10 @@ static int ready(sst_sends *s) {
 void sst_sends_go(sst_sends *s, sst_send *each, size_t n) {
     struct iocb block[SST_SENDS_MOST], *list[SST_SENDS_MOST];
     struct io_event result[SST_SENDS_MOST];
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         each[i].sent = 0;
+        each[i].unknown = 0;
+    }
     if (!ready(s))
         return;
     memset(block, 0, n * sizeof *block);
@@ -44,12 +46,19 @@ void sst_sends_go(sst_sends *s, sst_send *each, size_t n) {
         s->none = taken < 0 && errno != EAGAIN && errno != EBADF; /* EBADF: of the first socket */
         return;
     }
+    for (long i = 0; i < taken; i++)
+        each[i].unknown = 1;
     for (long got = 0; got < taken;) {
         long r = syscall(SYS_io_getevents, s->context, taken - got, taken - got, result, NULL);
-        if (r < 0 && errno != EINTR)
-            break; /* it is none of ours any more: not to happen */
-        for (long i = 0; i < r; i++)
-            each[result[i].data].sent = result[i].res > 0 ? (size_t)result[i].res : 0;
+        if (r < 0 && errno != EINTR) { /* the context is none of ours any more */
+            s->none = 1;
+            break;
+        }
+        for (long i = 0; i < r; i++) {
+            sst_send *one = &each[result[i].data];
+            one->sent = result[i].res > 0 ? (size_t)result[i].res : 0;
+            one->unknown = 0;
+        }
         got += r > 0 ? r : 0;
     }
 }

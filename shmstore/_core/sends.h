@@ -18,6 +18,7 @@ typedef struct {
     const char *at;
     size_t n;
     size_t sent; /* out: 0 also where it failed, which the next send() tells */
+    int unknown; /* out: 1: the kernel took it and would not say what became of it */
 } sst_send;
 
 /* One thread's. All 0 to begin with. */

@@ -12,9 +12,11 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 
-enum { TOGETHER = 4 }; /* fewer answers are sent one by one: two or three are as fast so */
+enum {
+    TOGETHER = 2, /* answers */
+    COMPANY = 8 /* reads of one request each until it is one of those who send one at a time */
+};
 #define SMALL ((size_t)4096) /* answers that are sent together */
 
 /* -- begins and ends -------------------------------------------------------------------------------------------------- */
@@ -83,18 +85,43 @@ static void rewatch(sst_conn *c) {
         sst_stream_close(c);
 }
 
-/* Reads once: into the connection's own block, and what does not fit there into the server's. */
+/* No memory, or no more for all connections together. */
+static void refuse(sst_conn *c) {
+    sst_count(&c->server->count.refused, 1);
+    sst_conn_end(c);
+}
+
+/* Takes out of the socket what was looked at. */
+static void take(sst_conn *c) {
+    while (c->looked > 0) {
+        ssize_t n = recv(c->fd, c->server->scratch, c->looked, MSG_DONTWAIT | MSG_TRUNC); /* not even copied */
+        if (n > 0)
+            c->looked -= (size_t)n;
+        else if (n == 0 || errno != EINTR) { /* they are there: the connection is broken */
+            c->looked = 0;
+            sst_conn_end(c);
+        }
+    }
+}
+
+/* Reads once. What comes is small, or of a request that is long: then it goes to its place, else through the server's block.
+ *
+ * Where a read empties a socket of two packets the kernel acknowledges them at once, with a packet of its own that the
+ * answer a moment later would have made needless. So of a peer that sends several requests at a time (a SET, which has no
+ * answer, and the next) the bytes are looked at, and taken when the answers are sent. */
 static void receive(sst_conn *c) {
     sst_server *v = c->server;
     sst_buf *in = &c->in;
+    take(c);
     size_t used = in->end - in->begin, want = c->frame.need > used ? c->frame.need - used : 1;
-    if (!sst_buf_room(v, in, want < sizeof v->scratch ? want : sizeof v->scratch)) {
-        sst_count(&v->count.refused, 1);
-        sst_conn_end(c);
+    int direct = want >= sizeof v->scratch, look = !direct && c->company > 0;
+    if (direct && !sst_buf_room(v, in, sizeof v->scratch)) {
+        refuse(c);
         return;
     }
-    struct iovec parts[2] = {{in->at + in->end, in->room - in->end}, {v->scratch, sizeof v->scratch}};
-    ssize_t n = readv(c->fd, parts, 2);
+    char *to = direct ? in->at + in->end : v->scratch;
+    size_t room = direct ? in->room - in->end : sizeof v->scratch;
+    ssize_t n = recv(c->fd, to, room, MSG_DONTWAIT | (look ? MSG_PEEK : 0));
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n < 0) {
@@ -106,16 +133,15 @@ static void receive(sst_conn *c) {
         return;
     }
     sst_count(&v->count.bytes_in, n);
-    size_t own = (size_t)n < parts[0].iov_len ? (size_t)n : parts[0].iov_len;
-    in->end += own;
-    if ((size_t)n > own) {
-        if (!sst_buf_room(v, in, (size_t)n - own)) {
-            sst_conn_end(c);
+    if (!direct) {
+        if (!sst_buf_room(v, in, (size_t)n)) {
+            refuse(c);
             return;
         }
-        memcpy(in->at + in->end, v->scratch, (size_t)n - own);
-        in->end += (size_t)n - own;
+        memcpy(in->at + in->end, v->scratch, (size_t)n);
     }
+    in->end += (size_t)n;
+    c->looked = look ? (size_t)n : 0;
 }
 
 /* A socket that is closed while its peer has not taken all may lose the rest: a stop waits for that, too. Nothing tells
@@ -146,6 +172,8 @@ void sst_stream_flush_together(sst_server *v) {
         return;
     sst_sends_go(&v->sends, each, n);
     for (size_t i = 0; i < n; i++) {
+        if (each[i].unknown)
+            sst_conn_end(of[i]); /* sent again, an answer could come twice */
         sst_count(&v->count.bytes_out, (int64_t)each[i].sent);
         sst_buf_drop(v, &of[i]->out, each[i].sent);
     }
@@ -166,6 +194,7 @@ void sst_stream_flush(sst_conn *c) {
         sst_count(&c->server->count.bytes_out, n);
         sst_buf_drop(c->server, &c->out, (size_t)n);
     }
+    take(c);
     if (was_full && unsent(c) <= SST_CONN_HIGH && c->in.begin < c->in.end)
         sst_link_last(&c->server->ready, &c->ready);
     int over = c->state == SST_CONN_LAST && unsent(c) == 0 && !sst_linked(&c->ready);
@@ -184,8 +213,10 @@ void sst_stream_serve(sst_conn *c, uint32_t events) {
         return;
     if ((events & EPOLLIN) && c->state != SST_CONN_LAST) {
         receive(c);
+        uint32_t before = c->served;
         if (c->state != SST_CONN_ENDED && c->busy_ns == 0 && !sst_linked(&c->ready))
             sst_conn_run(c);
+        c->company = c->served - before > 1 ? COMPANY : c->company - (c->company > 0);
     } else if (events & (EPOLLERR | EPOLLHUP)) {
         sst_conn_end(c);
     }
