@@ -74,8 +74,9 @@ struct sst_conn {
     int fd;
     uint32_t state, events; /* events: what epoll watches for */
     uint32_t tries;         /* of a busy request */
-    uint32_t company;       /* not 0: of late a read had several requests in it, so bytes are looked at before they are taken */
-    size_t looked;          /* bytes that were looked at: in `in`, and still in the socket */
+    uint32_t company;       /* not 0: of late a read had several requests in it */
+    uint32_t unanswered;    /* 1: something was read since the last answer was sent */
+    size_t looked;          /* bytes that are in `in`, and still in the socket */
     uint32_t served;        /* in this pass; a list of all keys counts as a whole turn */
     uint64_t busy_ns;       /* 0: not busy */
     sst_buf in, out;

@@ -106,15 +106,15 @@ static void take(sst_conn *c) {
 
 /* Reads once. What comes is small, or of a request that is long: then it goes to its place, else through the server's block.
  *
- * Where a read empties a socket of two packets the kernel acknowledges them at once, with a packet of its own that the
- * answer a moment later would have made needless. So of a peer that sends several requests at a time (a SET, which has no
- * answer, and the next) the bytes are looked at, and taken when the answers are sent. */
+ * Where a read empties a socket of the second packet since it sent anything, the kernel acknowledges both at once, with a
+ * packet of its own that the answer a moment later would have made needless. So of a peer that has said a SET, which has
+ * no answer, or of late said several requests at a time, the bytes are looked at, and taken when the answers are sent. */
 static void receive(sst_conn *c) {
     sst_server *v = c->server;
     sst_buf *in = &c->in;
     take(c);
     size_t used = in->end - in->begin, want = c->frame.need > used ? c->frame.need - used : 1;
-    int direct = want >= sizeof v->scratch, look = !direct && c->company > 0;
+    int direct = want >= sizeof v->scratch, look = !direct && (c->company > 0 || c->unanswered);
     if (direct && !sst_buf_room(v, in, sizeof v->scratch)) {
         refuse(c);
         return;
@@ -133,6 +133,7 @@ static void receive(sst_conn *c) {
         return;
     }
     sst_count(&v->count.bytes_in, n);
+    c->unanswered = 1;
     if (!direct) {
         if (!sst_buf_room(v, in, (size_t)n)) {
             refuse(c);
@@ -157,6 +158,14 @@ static int unread(const sst_conn *c) {
     return c->server->drain_until != 0 && ioctl(c->fd, SIOCINQ, &n) == 0 && n > 0;
 }
 
+static void sent(sst_conn *c, size_t n) {
+    if (n == 0)
+        return;
+    sst_count(&c->server->count.bytes_out, (int64_t)n);
+    sst_buf_drop(c->server, &c->out, n);
+    c->unanswered = 0;
+}
+
 void sst_stream_flush_together(sst_server *v) {
     sst_send each[SST_SENDS_MOST];
     sst_conn *of[SST_SENDS_MOST];
@@ -174,8 +183,7 @@ void sst_stream_flush_together(sst_server *v) {
     for (size_t i = 0; i < n; i++) {
         if (each[i].unknown)
             sst_conn_end(of[i]); /* sent again, an answer could come twice */
-        sst_count(&v->count.bytes_out, (int64_t)each[i].sent);
-        sst_buf_drop(v, &of[i]->out, each[i].sent);
+        sent(of[i], each[i].sent);
     }
 }
 
@@ -191,8 +199,7 @@ void sst_stream_flush(sst_conn *c) {
             sst_conn_end(c);
             break;
         }
-        sst_count(&c->server->count.bytes_out, n);
-        sst_buf_drop(c->server, &c->out, (size_t)n);
+        sent(c, (size_t)n);
     }
     take(c);
     if (was_full && unsent(c) <= SST_CONN_HIGH && c->in.begin < c->in.end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import struct
@@ -19,6 +20,8 @@ from shmstore.tcp.server import TCPStoreServer
 
 HELLO = bytes.fromhex("00cef7853c") + b"\x0d" + struct.pack("<I", 4711)
 SET, GET, ADD, WAIT, BARRIER = 1, 3, 4, 6, 18
+SEGS_IN, DATA_SEGS_IN = 140, 152
+"""Where they stand in Linux' struct tcp_info: tcpi_segs_in, tcpi_data_segs_in."""
 
 
 def text(value: bytes) -> bytes:
@@ -30,6 +33,7 @@ class Peer:
 
     def __init__(self, server: TCPStoreServer) -> None:
         self.sock = socket.create_connection((server.host, server.port), timeout=20)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as torch's client does
         self.sock.sendall(HELLO)
         assert self.read(4) == HELLO[6:]
 
@@ -275,6 +279,40 @@ def test_answers_that_go_out_together_are_each_their_own(store: HashStore, serve
         assert len(deaf.read(8 + (8 << 20) + 1)) == (8 << 20) + 9
     for peer in stay:
         peer.close()
+
+
+def test_requests_that_come_several_at_a_time(server: TCPStoreServer) -> None:
+    # Cut anywhere, some longer than a read: such a peer's bytes are looked at first and taken after the answers.
+    some = random.Random(20)
+    with Peer(server) as peer:
+        for i in range(150):
+            said, expected = b"", b""
+            for _ in range(some.randrange(1, 6)):
+                value = some.randbytes(some.choice((1, 20, 20, 3000, 200_000)) if i % 10 == 0 else some.randrange(40))
+                said += bytes([SET]) + text(b"/k") + text(value) + bytes([GET]) + text(b"/k")
+                expected += text(value)
+            while said:
+                size = some.choice((1, 9, 30, 70, len(said)))
+                peer.sock.sendall(said[:size])
+                said = said[size:]
+            assert peer.read(len(expected)) == expected
+        peer.sock.sendall(bytes([SET]) + text(b"/k") + text(b"the last") + bytes([GET]) + text(b"/k"))
+        peer.sock.shutdown(socket.SHUT_WR)
+        assert peer.read(16) == text(b"the last")
+        assert peer.sock.recv(1) == b""  # an end, and no reset
+
+
+def test_an_answer_acknowledges_what_it_answers(server: TCPStoreServer) -> None:
+    # A SET and what follows it come in two packets: the kernel would acknowledge them before the answer is there.
+    cycles = 300
+    with Peer(server) as peer:
+        for _ in range(cycles):
+            peer.ask(SET, text(b"/k"), text(b"v"))
+            assert peer.get(b"/k") == b"v"
+        info = peer.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    segments, with_data = struct.unpack_from("I", info, SEGS_IN)[0], struct.unpack_from("I", info, DATA_SEGS_IN)[0]
+    assert with_data >= cycles
+    assert segments - with_data < cycles // 4, "packets without data"
 
 
 # -- abuse ------------------------------------------------------------------------------------------------------------
