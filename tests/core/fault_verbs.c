@@ -69,9 +69,10 @@ static void in_repair(const scenario *sc, uint32_t engine, uint64_t at, uint64_t
     }
 }
 
-/* The long form kills the repair of each kill at each of its stores; the short one of three kills at each seventh. The
- * repair of a killed repair, of three kills and of one. All three multiplied are some millions, and what is left by a
- * repair that was killed differs from what it began with by blocks that are given back already. */
+/* The long form kills the repair of each kill at each of its stores; the short one of three kills at each seventh, or
+ * fewer under AddressSanitizer. The repair of a killed repair, of three kills and of one. All three multiplied are some
+ * millions, and what is left by a repair that was killed differs from what it began with by blocks that are given back
+ * already. */
 static tally enumerate(const scenario *sc, uint32_t engine) {
     twin t;
     tally sums = {0};
@@ -94,7 +95,8 @@ static tally enumerate(const scenario *sc, uint32_t engine) {
     const int all = getenv("SST_LONG") != NULL;
     const uint64_t third = n / 3 ? n / 3 : 1;
     for (uint64_t at = all ? 1 : third; at < n; at += all ? 1 : third)
-        in_repair(sc, engine, at, all ? 1 : 7, all ? (at % third ? 0 : 7) : (at == third ? 14 * stride() : 0), &sums);
+        in_repair(sc, engine, at, all ? 1 : 7 * stride(),
+                  all ? (at % third ? 0 : 7) : (at == third ? 14 * stride() : 0), &sums);
     return sums;
 }
 

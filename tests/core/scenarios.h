@@ -476,10 +476,10 @@ static const scenario scenarios[] = {
     {"no wait: pop, a dead's stripe", a_deads_line, now_pop, 0, MIB * 2, NULL, NOBODY},
 };
 
-/* From one kill to the next: each store. Under AddressSanitizer, which makes a fork slow, each third in the short form. */
+/* From one kill to the next: each store. Under AddressSanitizer, which makes a fork slow, each fifth in the short form. */
 static inline uint64_t stride(void) {
 #if defined(__SANITIZE_ADDRESS__)
-    return getenv("SST_LONG") ? 1 : 3;
+    return getenv("SST_LONG") ? 1 : 5;
 #else
     return 1;
 #endif
