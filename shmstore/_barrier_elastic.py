@@ -10,8 +10,8 @@ barrier p, the token T of rank 0's server, a call n and a rank i:
     pn/num_members     arrivals, counted                          elastic.barrier
     pn/last_member     look at the outcome: all are there, or     elastic.barrier; who has broken the call
                        it is broken
-    p/T/n/outcome      how the call ended, for all: "passed", or  compare_set by whoever knows first; then it stays
-                       why not (a Break, as JSON)
+    p/T/n/outcome      how the call ended, for all: "passed" and  compare_set by whoever knows first; then it stays
+                       by whom, or why not (a Break, as JSON)
     p/T/n/left{i}      i has seen the outcome                     set by i at the end of the call; not by rank 0
     rank{i}            the call that i is in                      set by i, as torch's does; never read
 
@@ -23,9 +23,10 @@ offers the reason; the first offer is the outcome, and all act on it. So who com
 as they did, although the count is full then.
 
 A call begins with the compare_set of the rank's place, which fails where the place is another one's. So an object that
-outlived rank 0's server has no place at a new one, and one whose rank has been started again has lost its place. That
-is looked at once a call: an object that is stopped between that and its arrival, and goes on after a successor or a new
-server came, may still count.
+outlived rank 0's server has no place at a new one, and one whose rank has been started again has lost its place. An
+object that is stopped between that and its arrival, and goes on after a successor or a new server came, may still
+count. One that is stopped later may come to an outcome that is swept, and make it again: so whoever made a "passed"
+looks at its place once more, and has passed if that is its own, as then no call after this one was passed.
 
 A process that dies between two steps:
 
@@ -50,8 +51,10 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -84,7 +87,8 @@ LOOK_S: Final = 5.0
 LOOKS: Final = 3
 """How often who times out looks who is there, until places and count agree: a rank may be between the two."""
 
-PASSED: Final = b"passed"
+PASSED: Final = "passed"
+"""What an outcome begins with that is no Break."""
 
 MENDED_BY: Final = "the next call of each meets again"
 """What ends a break of a checkpoint barrier, for its text."""
@@ -142,6 +146,9 @@ class ElasticBarrier:
     def begin(self, store: TCPStore) -> None:
         """Takes the store; rank 0 opens the meeting there, the others wait for that, and find out which call is next.
 
+        That may take the store's timeout. After it the store has the barrier's, or LOOK_S where that is longer: so long
+        a server that says nothing is waited for.
+
         Raises:
             StoreTimeoutError: rank 0 did not, within the store's timeout. ValueError: it is one of another number of
                 ranks. StoreError: there is one already, or its keys have been changed. The store's errors.
@@ -151,6 +158,7 @@ class ElasticBarrier:
             self._found()
         else:
             self._join()
+        store.set_timeout(max(self._timeout, timedelta(seconds=LOOK_S)))
 
     def _found(self) -> None:
         token = token_hex(8)
@@ -226,6 +234,10 @@ class ElasticBarrier:
 
     def meet(self) -> None:
         """Returns when all ranks have come to this call; see StoreBarrier.execute_barrier."""
+        with self._lost():
+            self._meet()
+
+    def _meet(self) -> None:
         self._check_process()
         start = monotonic()
         number = self._count()
@@ -248,9 +260,23 @@ class ElasticBarrier:
     def give_up(self) -> None:
         """In place of `meet`: breaks this call for all."""
         self._check_process()
-        number = self._count()
-        self._settle(number, Break("abort", self.rank))
-        self._leave(number)
+        with self._lost():
+            number = self._count()
+            self._settle(number, Break("abort", self.rank))
+            self._leave(number)
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        """Says of a lost connection what it means here."""
+        try:
+            yield
+        except StoreConnectionError as error:
+            if str(error).startswith(f"barrier {self.prefix!r}"):
+                raise
+            raise StoreConnectionError(
+                f"barrier {self.prefix!r}: rank {self.rank} has lost the server, which rank 0 hosts: {error}. If rank "
+                "0 has ended, make the barrier anew in all ranks"
+            ) from error
 
     def _count(self) -> int:
         """Begins a call. It counts, whatever becomes of it."""
@@ -272,18 +298,19 @@ class ElasticBarrier:
         new = Place(self._me, call, self._swept).text()
         while True:
             old = self._place
-            said = self.store.compare_set(self._rank_key(self.rank), old, new)
+            said = self._swap_place(new)
             if not _differs(said, new):
                 self._place = new
                 return
             if said == old.encode():
                 raise self._gone()
             if self._place_of(self.rank, said).by != self._me:
-                raise StoreError(
-                    f"barrier {self.prefix!r}: another object has taken the place of this one as rank {self.rank} "
-                    f"({self.store!r}): a rank has one, in one process"
-                )
+                raise self._taken()
             self._place = key_text(said)  # of a call of this object that has not ended
+
+    def _swap_place(self, new: str) -> bytes:
+        """What stands in this rank's place; `new`, if that was as this object left it."""
+        return self.store.compare_set(self._rank_key(self.rank), self._place, new)
 
     def _arrive(self, number: int) -> bool:
         """Meets the others; True when the time was over first."""
@@ -298,7 +325,7 @@ class ElasticBarrier:
 
     def _settle(self, number: int, cause: Break | None) -> Break | None:
         """How the call ended: by `cause`, if nobody has said otherwise before. None: it was passed."""
-        mine = PASSED.decode() if cause is None else json.dumps(asdict(cause))
+        mine = f"{PASSED} {self._me}" if cause is None else json.dumps(asdict(cause))
         key = self._key(number, "outcome")
         said = self.store.compare_set(key, "", mine)
         stands = not _differs(said, mine)
@@ -307,8 +334,10 @@ class ElasticBarrier:
         if number in self._open:
             self._open.remove(number)
         if stands:
+            if cause is None and _differs(self._swap_place(self._place), self._place):
+                raise self._taken()
             return cause
-        if said == PASSED:
+        if said.startswith(PASSED.encode()):
             return None
         try:
             return break_of(json.loads(said))
@@ -342,7 +371,8 @@ class ElasticBarrier:
         if self.parties == 1:
             return
         last = max(self._next - 1, 0)
-        for number in (*self._open, self._next):
+        ahead = max([self._next, *(place.call + 1 for place in self._places())])
+        for number in (*self._open, *range(self._next, ahead + 1)):
             self._settle(number, Break("left", self.rank))
         there = [(rank, one.call) for rank, one in enumerate(self._places()) if rank != self.rank and one.call >= last]
         self.store.wait([self._key(at, f"left{rank}") for rank, at in there], LINGER_S)
@@ -410,6 +440,12 @@ class ElasticBarrier:
                 f"barrier {self.prefix!r}: this object is rank {self.rank} in process {self._pid}, not in the forked "
                 f"{os.getpid()}, and would count twice: make one in each process, of a rank of its own"
             )
+
+    def _taken(self) -> StoreError:
+        return StoreError(
+            f"barrier {self.prefix!r}: another object has taken the place of this one as rank {self.rank} "
+            f"({self.store!r}): a rank has one, in one process"
+        )
 
     def _gone(self) -> StoreConnectionError:
         return StoreConnectionError(

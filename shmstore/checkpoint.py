@@ -356,7 +356,8 @@ class TCPStoreBarrier(Barrier):
             BarrierTimeoutError: not all came in time: `.missing_ranks` has them in order. Also a BrokenBarrierError.
             BrokenBarrierError: another rank timed out (`.missing_ranks` has who was missing then), aborted or was
                 interrupted, or rank 0 left; or the others gave up this call before this rank came. The text says which.
-            StoreConnectionError: the server, and with it rank 0, is gone, or there is a new one. StoreClosedError.
+            StoreConnectionError: the server, and with it rank 0, is gone, or there is a new one; or it says nothing,
+                for `timeout_secs`, or 5 s where that is longer. StoreClosedError.
             StoreError: another object has taken this rank's place; this is a forked child; the barrier's keys in the
                 store were changed.
 

@@ -3,6 +3,7 @@
  *
  * Every read and write is one that does not wait. What could not be written is written when epoll says so; a peer that
  * does not read is not read from either, so that it cannot make its answers grow without end. */
+#include "clock.h"
 #include "conn.h"
 
 #include <errno.h>
@@ -76,7 +77,7 @@ static size_t unsent(const sst_conn *c) { return c->out.end - c->out.begin; }
 /* What the connection is to be woken for. */
 static void rewatch(sst_conn *c) {
     uint32_t events = unsent(c) > 0 ? EPOLLOUT : 0;
-    if (c->state != SST_CONN_LAST && unsent(c) <= SST_CONN_HIGH && c->busy_ns == 0)
+    if (c->state != SST_CONN_LAST && unsent(c) <= SST_CONN_HIGH && !sst_linked(&c->ready)) /* turn over, or busy */
         events |= EPOLLIN;
     if (events == c->events)
         return;
@@ -152,10 +153,11 @@ static int untaken(const sst_conn *c) {
     return c->server->drain_until != 0 && ioctl(c->fd, SIOCOUTQ, &n) == 0 && n > 0;
 }
 
-/* A stop reads once more: bytes that arrived since would make the kernel reset the connection, and lose the answers. */
+/* A stop reads on, as long as it has time: bytes that nobody read would make the kernel reset the connection, and lose the
+ * answers. */
 static int unread(const sst_conn *c) {
     int n = 0;
-    return c->server->drain_until != 0 && ioctl(c->fd, SIOCINQ, &n) == 0 && n > 0;
+    return c->server->drain_until > sst_now_ns() && ioctl(c->fd, SIOCINQ, &n) == 0 && n > 0;
 }
 
 static void sent(sst_conn *c, size_t n) {
@@ -218,10 +220,10 @@ void sst_stream_flush(sst_conn *c) {
 void sst_stream_serve(sst_conn *c, uint32_t events) {
     if (c->state == SST_CONN_ENDED)
         return;
-    if ((events & EPOLLIN) && c->state != SST_CONN_LAST) {
+    if ((events & EPOLLIN) && c->state != SST_CONN_LAST && !sst_linked(&c->ready)) { /* first what it said before */
         receive(c);
         uint32_t before = c->served;
-        if (c->state != SST_CONN_ENDED && c->busy_ns == 0 && !sst_linked(&c->ready))
+        if (c->state != SST_CONN_ENDED)
             sst_conn_run(c);
         c->company = c->served - before > 1 ? COMPANY : c->company - (c->company > 0);
     } else if (events & (EPOLLERR | EPOLLHUP)) {

@@ -249,6 +249,32 @@ def test_an_older_object_of_a_rank_is_refused(pair: list[TCPStoreBarrier]) -> No
         in_threads(2, lambda rank: (pair[0], again)[rank].execute_barrier())
 
 
+def test_who_was_stopped_in_a_call_that_failed_does_not_pass_it(
+    pair: list[TCPStoreBarrier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its outcome is swept when it goes on: it must not take it for one that nobody knows yet.
+    stopped, goes_on = threading.Event(), threading.Event()
+    arrive = pair[1]._meeting._arrive
+
+    def is_stopped(number: int) -> bool:
+        late = arrive(number)
+        stopped.set()
+        assert goes_on.wait(20)
+        return late
+
+    monkeypatch.setattr(pair[1]._meeting, "_arrive", is_stopped)
+    call = Later(pair[1].execute_barrier)
+    pair[0].store.wait(["job0/num_members"])
+    pair[0].abort()
+    assert stopped.wait(20)
+    with ranks.barrier(1, 2, pair[0].store.port) as again:
+        in_threads(2, lambda rank: (pair[0], again)[rank].execute_barrier())
+        goes_on.set()
+        with pytest.raises(StoreError, match="another object has taken the place"):
+            call.result()
+        in_threads(2, lambda rank: (pair[0], again)[rank].execute_barrier())
+
+
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_no_copies(pair: list[TCPStoreBarrier], copied: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match="make one in each process"):
@@ -363,12 +389,22 @@ def test_who_waits_for_rank_0_learns_that_it_left(pair: list[TCPStoreBarrier]) -
     pair[0].close()
 
 
+def test_who_is_calls_ahead_of_rank_0_learns_that_it_left(pair: list[TCPStoreBarrier]) -> None:
+    pair[1].abort()
+    pair[1].abort()
+    call = Later(pair[1].execute_barrier)
+    pair[0].store.wait(["job2/num_members"])
+    pair[0].close()
+    with pytest.raises(BrokenBarrierError, match="rank 0 left the store"):
+        call.result()
+
+
 def test_rank_0_does_not_wait_for_ever(pair: list[TCPStoreBarrier], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_barrier_elastic, "LINGER_S", 0.05)
     pair[1]._meeting._leave = lambda _: None  # type: ignore[method-assign]  # as one that was killed just then
     in_threads(2, lambda rank: pair[rank].execute_barrier())
     pair[0].close()
-    with pytest.raises(StoreConnectionError):
+    with pytest.raises(StoreConnectionError, match=r"'job': rank 1 has lost the server, .*make the barrier anew"):
         pair[1].execute_barrier()
 
 

@@ -193,7 +193,7 @@ PRIVATE: dict[str, dict[str, str]] = {
     "peers.c": {"find_slot": "owner", "sst_holder": "slot pid"},
     "queue.c": {"sst_queue_first": "ref len", "sst_queue_walk": "count last"},
     "segment.c": {"read_header": "bytes", "sst_file_grow": "size"},
-    "stream.c": {"receive": "in->at"},
+    "stream.c": {"receive": "in->at to", "take": "c->server"},
     "table.c": {"sst_decimal": "text"},
     "verify.c": {
         "broke": "w->report",

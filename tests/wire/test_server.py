@@ -77,6 +77,12 @@ class Peer:
         self.close()
 
 
+def resident() -> int:
+    """Bytes of this process, which has the server, that lie in memory now."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def until(true: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
     while not true():
@@ -300,6 +306,20 @@ def test_requests_that_come_several_at_a_time(server: TCPStoreServer) -> None:
         peer.sock.shutdown(socket.SHUT_WR)
         assert peer.read(16) == text(b"the last")
         assert peer.sock.recv(1) == b""  # an end, and no reset
+
+
+def test_a_peer_that_sends_without_end_is_held_up_and_costs_no_memory(server: TCPStoreServer) -> None:
+    # Small requests without answers: read as fast as they come and served by turns they would pile up.
+    said = (bytes([SET]) + text(b"/k") + text(b"v")) * 4000
+    before = resident()
+    with Peer(server) as peer, Peer(server) as other:
+        for i in range(300):
+            peer.sock.sendall(said)
+            if i % 30 == 0:
+                assert other.add(b"/n", 1) == i // 30 + 1
+        assert peer.get(b"/k") == b"v"
+    assert server.stats().operations >= 300 * 4000
+    assert resident() - before < 16 << 20
 
 
 def test_an_answer_acknowledges_what_it_answers(server: TCPStoreServer) -> None:
