@@ -43,8 +43,8 @@ count twice.
 Who passes call n knows that all have left the ones before, and deletes its own keys of them, rank 0 the common ones.
 Those of failed calls stay until one is passed, by the rank or by its successor.
 
-The store ends with rank 0, which hosts it. So rank 0 departs: it breaks the call that it will not come to, and waits
-until those who are in that one or in its own last one have seen how it ended.
+The store ends with rank 0, which hosts it. So rank 0 departs: it breaks the calls that it will not come to, as far as
+anybody is ahead, and waits until those who are there or in its own last one have seen how that ended.
 """
 
 from __future__ import annotations

@@ -280,8 +280,8 @@ class TCPStoreBarrier(Barrier):
         global_world_size: how many ranks there are, 1 to 4096.
         barrier_prefix: the barrier's name, str or bytes, the same for all ranks; one barrier a port.
         timeout_barrier_init_secs: how long the constructor may wait: rank 0 for all others to connect, the others for
-            rank 0's server, and then as long again for all to be there; seconds or a timedelta. Also the store's own
-            timeout.
+            rank 0's server, and then as long again for all to be there; seconds or a timedelta. After it the store's
+            own timeout is `timeout_secs`, or 5 s where that is longer.
         use_checkpoint_barrier_tcpstore_libuv: False is handed to TCPStore as `use_libuv=False`, True is what it does
             anyway. It changes nothing for the server of ours that rank 0 hosts. (torch's barrier ignores it.)
         tcpstore_port: the server's port, an int or its ASCII digits; 0, for any free one, with one rank only, as nobody
