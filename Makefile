@@ -2,7 +2,7 @@
 #
 #   make demo   installs shmstore into .venv and counts the standard library's words with eight processes
 #   make test   the C tests, plain and under sanitizers, then pytest; then a table of what was killed, fuzzed, searched
-#   make proofs the long form of that: every store, 10,000 kills an engine, 10,000,000 executions a target; takes hours.
+#   make proofs the long form of that: every store, 10,000 kills an engine, 10,000,000 hostile segments; takes hours.
 #               Each of its parts alone: make proofs-core, proofs-life, proofs-storm, proofs-processes, proofs-model,
 #               mutants, fuzz
 #   make fuzz   hostile segments and hostile peers, the long form: libFuzzer on three targets, each in a process of its
@@ -21,8 +21,10 @@ TORCH  ?= torch==2.13.0
 # Options of `python -m bench`.
 BENCH  ?= --plots build/bench
 # Of each fuzz target: executions in all its runs, seconds of this one (0: no limit), further options of libFuzzer.
+# fuzz_wire's are sessions of many requests; what it reaches of the core, the other two have as single calls.
 CLANG        ?= clang
 FUZZ_RUNS    ?= 10000000
+FUZZ_RUNS_wire ?= 2000000
 FUZZ_SECONDS ?= 0
 FUZZ         ?=
 # Of the storm in its long form, an engine.
@@ -155,7 +157,7 @@ LENGTH_wire   := 4096
 fuzz-%:
 	@mkdir -p build/fuzz/corpus-$*
 	@$(SEEDS_$*) build/fuzz/corpus-$*
-	$(BIN)/python tests/fuzz/campaign.py build/fuzz $* $(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS) -timeout=10 \
+	$(BIN)/python tests/fuzz/campaign.py build/fuzz $* $(or $(FUZZ_RUNS_$*),$(FUZZ_RUNS)) -max_total_time=$(FUZZ_SECONDS) -timeout=10 \
 	    -max_len=$(LENGTH_$*) $(FUZZ)
 
 # The mutants' own runs of the targets record nothing: that they fail is what is wanted.
