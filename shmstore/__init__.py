@@ -15,6 +15,7 @@ from shmstore import (
     log,
 )
 from shmstore.barrier import Barrier
+from shmstore.connect import connect
 from shmstore.errors import (
     BarrierTimeoutError,
     BrokenBarrierError,
@@ -60,6 +61,7 @@ __all__ = [
     "TCPStore",
     "TCPStoreServer",
     "checkpoint",
+    "connect",
     "elastic",
     "log",
 ]

@@ -114,6 +114,9 @@ class PrefixStore(Store):
         cut = len(self._before)
         return [key[cut:] for key in self._store._list(self._before_raw + prefix)]  # noqa: SLF001
 
+    def _watching(self) -> Store:
+        return PrefixStore(self._prefix, self._store._watching())  # noqa: SLF001 -- the same
+
     def _barrier_home(self, raw: bytes) -> tuple[Store, bytes] | None:
         return self._store._barrier_home(self._before_raw + raw)  # noqa: SLF001 -- the same
 

@@ -79,7 +79,7 @@ class ShmStore(SegmentStore):
         watch_peers: bool = False,
     ) -> None:
         segment.check_name(name)
-        _check_ranks(rank, world_size)
+        check_ranks(rank, world_size)
         for what, flag in (("persist", persist), ("watch_peers", watch_peers)):
             if not isinstance(flag, bool):
                 raise TypeError(f"{what} must be a bool, not {type(flag).__name__}")
@@ -135,6 +135,9 @@ class ShmStore(SegmentStore):
 
     def clone(self) -> Self:
         return _share(self, _name=self._name, _watch=self._watch)
+
+    def _watching(self) -> ShmStore:
+        return _share(self, _name=self._name, _watch=True)
 
     def peers(self) -> list[Peer]:
         """Who is and was attached: one record a rank, ascending, then one a process that holds no rank.
@@ -258,7 +261,7 @@ def _check_int(value: object, what: str) -> None:
         raise TypeError(f"{what} must be an int, not {type(value).__name__}")
 
 
-def _check_ranks(rank: int | None, world_size: int | None) -> None:
+def check_ranks(rank: int | None, world_size: int | None) -> None:
     if world_size is not None:
         _check_int(world_size, "world_size")
         if not 1 <= world_size <= lib.SST_RANKS_MAX:

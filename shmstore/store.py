@@ -270,7 +270,11 @@ class Store(ABC):
     ) -> None:
         self.close()
 
-    # -- for PrefixStore and Barrier ----------------------------------------------------------------------------------
+    # -- for PrefixStore, Barrier and C10dStore ------------------------------------------------------------------------
+
+    def _watching(self) -> Store:
+        """A clone whose waits end when a registered rank dies, on a store that knows of deaths; a clone elsewhere."""
+        return self.clone()
 
     def _count(self, prefix: bytes) -> int:
         """How many keys begin with `prefix`. A store that can count them where they lie does."""

@@ -1,0 +1,100 @@
+"""Who this process is in its job, as launchers tell it: a rank, a world size, and a name that only this run has.
+
+    SHMSTORE_JOB         the name as it is, with RANK and WORLD_SIZE: whoever starts the processes sets it, and so does
+                         torchrun with our handler
+    TORCHELASTIC_RUN_ID  torchrun with another handler: torchrun.<run id>.<MASTER_PORT>.<restart count>
+    SLURM_JOB_ID         Slurm: slurm.<job>.<step>.<restart count>, with SLURM_PROCID and SLURM_NTASKS
+
+The first that is there counts. The restart count is in the name, so that a process that is started again never joins
+what the attempt before it left; MASTER_PORT because two jobs at once may have one run id (torchrun's default is "none")
+but no port in common. A segment reaches one host, so a job that says it has more is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+__all__ = ["NAME_VARIABLE", "Job", "job_of", "number_of"]
+
+NAME_VARIABLE: Final = "SHMSTORE_JOB"
+_HOW: Final = "give a name and who this is, shm://NAME?rank=R&world_size=N"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run of a job, and this process's place in it.
+
+    Attributes:
+        name: of the segment.
+        rank: 0 to world_size - 1.
+        world_size: how many processes there are.
+    """
+
+    name: str
+    rank: int
+    world_size: int
+
+
+def job_of(environ: Mapping[str, str] = os.environ) -> Job:
+    """The job that the environment speaks of.
+
+    Raises:
+        ValueError: it speaks of none, or of one on several hosts; says which variable is missing or wrong.
+    """
+    name = environ.get(NAME_VARIABLE)
+    if name:
+        return Job(name, *_place(environ))
+    if "TORCHELASTIC_RUN_ID" in environ:
+        return _torchrun(environ)
+    if "SLURM_JOB_ID" in environ:
+        return _slurm(environ)
+    raise ValueError(
+        f"no name, and the environment speaks of no job ({NAME_VARIABLE}, torchrun's or Slurm's variables): {_HOW}"
+    )
+
+
+def number_of(variable: str, environ: Mapping[str, str] = os.environ) -> int:
+    """A number of the environment.
+
+    Raises:
+        ValueError: it is missing or no number.
+    """
+    text = environ.get(variable)
+    if text is None:
+        raise ValueError(f"{variable} is not in the environment: {_HOW}")
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{variable} must be a number, got {text[:40]!r}")
+    return int(text)
+
+
+def _torchrun(environ: Mapping[str, str]) -> Job:
+    rank, world_size = _place(environ)
+    local = number_of("LOCAL_WORLD_SIZE", environ)
+    if local != world_size:
+        raise ValueError(
+            f"LOCAL_WORLD_SIZE is {local} and WORLD_SIZE {world_size}: a segment reaches the processes of one "
+            "host, whose agents have to agree on its name: use torchrun --rdzv-backend=shm where they share the host"
+        )
+    parts = (environ.get(what, "") for what in ("TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"))
+    return Job(_name("torchrun", *parts), rank, world_size)
+
+
+def _slurm(environ: Mapping[str, str]) -> Job:
+    nodes = environ.get("SLURM_STEP_NUM_NODES", environ.get("SLURM_NNODES", "1"))
+    if nodes != "1":
+        raise ValueError(f"the Slurm step has {nodes} nodes: a segment reaches the processes of one host")
+    tasks = next((what for what in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") if what in environ), "SLURM_NTASKS")
+    parts = (environ.get(what, "0") for what in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
+    return Job(_name("slurm", *parts), number_of("SLURM_PROCID", environ), number_of(tasks, environ))
+
+
+def _place(environ: Mapping[str, str]) -> tuple[int, int]:
+    return number_of("RANK", environ), number_of("WORLD_SIZE", environ)
+
+
+def _name(launcher: str, *parts: str) -> str:
+    return ".".join((launcher, *(quote(part, safe="") for part in parts)))
