@@ -1,7 +1,7 @@
 """Torch's exceptions that are ours too: what a C10dStore raises, code written for either catches.
 
     ours                  torch's              text
-    StoreTimeoutError     DistStoreError       begins with "Wait timeout", which torch's users look for
+    StoreTimeoutError     DistStoreError       has "Wait timeout" in it, which torch's users look for
     BarrierTimeoutError   DistStoreError       the same
     PeerDiedError         DistStoreError       names rank and pid
     QueueEmptyError       QueueEmptyError
@@ -52,14 +52,15 @@ class C10dConnectionError(errors.StoreConnectionError, dist.DistNetworkError):
 
 
 # The first that an error is an instance of is what it becomes: the narrow ones first.
-_BECOMES: Final[tuple[tuple[type[errors.DistStoreError], type[errors.DistStoreError], str], ...]] = (
-    (errors.BarrierTimeoutError, C10dBarrierTimeoutError, "Wait timeout: "),
-    (errors.StoreTimeoutError, C10dTimeoutError, "Wait timeout: "),
-    (errors.PeerDiedError, C10dPeerDiedError, ""),
-    (errors.QueueEmptyError, C10dQueueEmptyError, ""),
-    (errors.StoreConnectionError, C10dConnectionError, ""),
-    (errors.DistStoreError, C10dStoreError, ""),
+_BECOMES: Final[tuple[tuple[type[errors.DistStoreError], type[errors.DistStoreError]], ...]] = (
+    (errors.BarrierTimeoutError, C10dBarrierTimeoutError),
+    (errors.StoreTimeoutError, C10dTimeoutError),
+    (errors.PeerDiedError, C10dPeerDiedError),
+    (errors.QueueEmptyError, C10dQueueEmptyError),
+    (errors.StoreConnectionError, C10dConnectionError),
+    (errors.DistStoreError, C10dStoreError),
 )
+_WAIT_TIMEOUT: Final = "Wait timeout"
 
 
 def as_torchs(verb: F) -> F:
@@ -70,8 +71,10 @@ def as_torchs(verb: F) -> F:
         try:
             return verb(*args, **kwargs)
         except errors.DistStoreError as error:
-            kind, begin = next((kind, begin) for ours, kind, begin in _BECOMES if isinstance(error, ours))
-            made = kind(begin + str(error))
+            text = str(error)
+            if isinstance(error, errors.StoreTimeoutError) and _WAIT_TIMEOUT not in text:
+                text = f"{_WAIT_TIMEOUT}: {text}"
+            made = next(kind for ours, kind in _BECOMES if isinstance(error, ours))(text)
             made.__dict__.update(vars(error))
             raise made from error
 

@@ -74,10 +74,11 @@ class TorchClient(Store):
             raise StoreClosedError("closed")
         me = threading.get_ident()
         if me not in self._clients:
-            self._clients[me] = self._dist.TCPStore(
-                "127.0.0.1", self._port, is_master=False, wait_for_workers=False, timeout=SOON
-            )
+            self._clients[me] = self._connect()
         return self._clients[me]
+
+    def _connect(self) -> Any:
+        return self._dist.TCPStore("127.0.0.1", self._port, is_master=False, wait_for_workers=False, timeout=SOON)
 
     def _call(self, call: Callable[[Any], Any]) -> Any:
         try:
