@@ -12,7 +12,8 @@ One way through it, and a file or folder for each step:
     records.py   samples become rows, rows a result, and a result is a JSON file
     report.py, plots.py, compare.py   read such files and nothing else
     stats.py, host.py, team.py, cli.py   medians and ratios · the machine · processes and their gate · options
-    clock.py, hogs.py, meetings.py       the clock · processes that only compute · the loops of barriers
+    clock.py, hogs.py                    the clock · processes that only compute
+    meetings.py, groups.py               the loops of barriers · the start of process groups
 
 Times are seconds inside, sizes bytes; people are shown ns, µs or ms. A ratio is always one of two samples of the same
 round. An aim, where a scenario has one, is set beside what was measured; no speed makes a run fail.

@@ -17,7 +17,7 @@ from bench.compare import compare
 from bench.host import ROOT, allowed_cpus, stamp
 from bench.launch import run
 from bench.plots import draw
-from bench.records import Aim, Result, Row, Session, read, write
+from bench.records import Aim, Bound, Result, Row, Session, read, write
 from bench.report import show
 from bench.rivals import Given, Rival, everyone
 from bench.scenarios import SCENARIOS
@@ -131,6 +131,7 @@ def _measure(
     contrasts = tuple(each for name in names for each in SCENARIOS[name].contrasts(effort))
     worlds = {session.processes for session in sessions}
     aims = tuple(each for name in names for each in SCENARIOS[name].aims(effort) if _world(each) in worlds)
+    bounds = tuple(each for name in names for each in SCENARIOS[name].bounds(effort) if _world(each) in worlds)
     began = time.monotonic()
     for session in sessions:
         start = time.monotonic()
@@ -141,11 +142,11 @@ def _measure(
             f"{session.scenario} ({_shared(session)}): {took}", highlight=False, markup=False, soft_wrap=True
         )
         host |= {"took_s": time.monotonic() - began, "load_1min_after": os.getloadavg()[0]}
-        write(Result(host, here[0].name, missing, tuple(rows), contrasts, texts, aims), out)
+        write(Result(host, here[0].name, missing, tuple(rows), contrasts, texts, aims, bounds), out)
     progress.print(f"written: {out}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _world(aim: Aim) -> int:
+def _world(aim: Aim | Bound) -> int:
     """How many processes its rows are of."""
     return int(aim.of[2].get("processes", 1))
 

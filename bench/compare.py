@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.records import Result, Row
-from bench.report import case_of, name_of_case, quantity
-from bench.stats import Summary, ratio, summary
+from bench.report import case_of, name_of_case, quantity, summed
+from bench.stats import Summary, ratio
 
 __all__ = ["compare"]
 
@@ -70,7 +70,7 @@ def _differences(hosts: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str
 
 
 def _summary(row: Row | None) -> Summary | None:
-    return summary(row.samples) if row is not None and row.samples else None
+    return summed(row) if row is not None and row.samples else None
 
 
 def _time(row: Row | None) -> str:

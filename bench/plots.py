@@ -1,8 +1,8 @@
 """Charts of a result: one SVG file for each scenario, made from the JSON and nothing else.
 
 Along an axis (processes, keys, value bytes) a line for each rival and a panel for each measure; without an axis, bars.
-All scales of time are logarithmic, since rivals are orders of magnitude apart, and a rival has one colour everywhere,
-but where it is drawn in several ways.
+All scales are logarithmic, since rivals are orders of magnitude apart, but those of counts, which may be 0. A rival has
+one colour everywhere, but where it is drawn in several ways.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.records import Result, Row
-from bench.report import beside, case_of, name_of_case, place, quantity, varying
+from bench.report import beside, case_of, name_of_case, place, quantity, summed, varying
 from bench.scenarios import SCENARIOS
-from bench.stats import summary
 
 __all__ = ["draw"]
 
-LABELS = {"s": "time", "B": "bytes by key"}
+LABELS = {"s": "time", "B": "bytes by key", "n": "how many"}
 
 
 def draw(result: Result, folder: Path) -> list[Path]:
@@ -67,7 +66,7 @@ def _lines(plt: Any, rows: Sequence[Row], axis: str, colours: Mapping[str, Any])
                 continue
             mine.sort(key=lambda row: int(row.params[axis]))
             x = [int(row.params[axis]) for row in mine]
-            found = [summary(row.samples) for row in mine]
+            found = [summed(row) for row in mine]
             panel.plot(x, [each.median for each in found], "o-", color=colours[rival], label=rival, markersize=4)
             panel.fill_between(
                 x, [each.low for each in found], [each.high for each in found], color=colours[rival], alpha=0.2
@@ -103,7 +102,7 @@ def _bars(plt: Any, rows: Sequence[Row], colours: Mapping[str, Any]) -> Any:
     )
     for panel, case in zip(panels.flat, cases, strict=False):
         mine = [row for row in rows if case_of(row) == case][::-1]
-        found = [summary(row.samples) for row in mine]
+        found = [summed(row) for row in mine]
         spread = [[each.median - each.low for each in found], [each.high - each.median for each in found]]
         bars = panel.barh(
             [row.rival for row in mine],
@@ -113,10 +112,13 @@ def _bars(plt: Any, rows: Sequence[Row], colours: Mapping[str, Any]) -> Any:
             error_kw={"linewidth": 1},
         )
         panel.bar_label(bars, [quantity(each.median, mine[0].unit) for each in found], padding=4, fontsize=7)
-        panel.set_xscale("log")
-        medians = [each.median for each in found]
-        panel.set_xlim(min(medians) / 3, max(medians) * 6)  # room for the shortest bar, and for the longest's label
-        panel.xaxis.set_major_formatter(_formatter(mine[0].unit))
+        if mine[0].unit == "n":  # which may be 0
+            panel.set_xlim(0, max(each.high for each in found) * 1.2 + 1)
+        else:
+            panel.set_xscale("log")
+            medians = [each.median for each in found]
+            panel.set_xlim(min(medians) / 3, max(medians) * 6)  # room for the shortest bar, and for the longest's label
+            panel.xaxis.set_major_formatter(_formatter(mine[0].unit))
         panel.set(title=name_of_case(mine[0].measure, varying(mine[0].params, rows)), xlabel=LABELS[mine[0].unit])
         panel.tick_params(labelsize=8)
         panel.title.set_size(9)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Aim", "Case", "Contrast", "Pin", "Result", "Row", "Sample", "Session", "Timing", "read", "write"]
+__all__ = ["Aim", "Bound", "Case", "Contrast", "Pin", "Result", "Row", "Sample", "Session", "Timing", "read", "write"]
 
 FORMAT = 1
 """The meaning of the JSON; another number is another meaning, and is refused."""
@@ -35,7 +35,7 @@ class Case:
         capacity: bytes a store should be made for, 0 for its own default.
         most: the most operations of a round; where each leaves something behind, this bounds it.
         fixed: exactly so many operations, once and without warm-up, instead of as many as fill the round.
-        unit: of the samples, "s" (seconds an operation) or "B" (bytes).
+        unit: of the samples, "s" (seconds an operation), "B" (bytes) or "n" (a count).
     """
 
     measure: str
@@ -45,7 +45,7 @@ class Case:
     capacity: int = 0
     most: int = 1_000_000
     fixed: int = 0
-    unit: Literal["s", "B"] = "s"
+    unit: Literal["s", "B", "n"] = "s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Row:
     Attributes:
         scenario, measure, params, unit: the case.
         rival: whose it is.
-        samples: one a round, in the order of the rounds; seconds an operation or bytes, as `unit` says.
+        samples: one a round, in the order of the rounds; seconds an operation, bytes or a count, as `unit` says.
         at_s: when each sample was taken, in seconds since its session began: shows that rivals took turns.
         operations: how many operations made one sample.
         why: empty, or why there is no sample: what the rival cannot do, or how it failed.
@@ -154,6 +154,23 @@ class Aim:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """How much every sample of one row was meant to be at the most, in the row's unit.
+
+    Attributes:
+        scenario: the scenario's name.
+        label: what is bounded, in words.
+        of: rival, measure and params of the row.
+        at_most: the most; one sample above it, and the bound is missed.
+    """
+
+    scenario: str
+    label: str
+    of: tuple[str, str, Mapping[str, int | str]]
+    at_most: float
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One run of the benchmark.
 
@@ -162,7 +179,7 @@ class Result:
         reference: the rival that the others' ratios are against, unless the reader asks for another.
         missing: rival -> why it is not there at all.
         rows: in the order of scenarios, sessions, cases, rivals.
-        contrasts, aims: see there.
+        contrasts, aims, bounds: see there.
         texts: scenario -> what it does, for the reader of a table.
     """
 
@@ -173,6 +190,7 @@ class Result:
     contrasts: tuple[Contrast, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     aims: tuple[Aim, ...] = ()
+    bounds: tuple[Bound, ...] = ()
 
 
 def write(result: Result, path: Path) -> None:
@@ -201,6 +219,7 @@ def read(path: Path) -> Result:
         aims = tuple(
             Aim(**{**each, "of": tuple(each["of"]), "to": tuple(each["to"])}) for each in found.pop("aims", ())
         )
-        return Result(**found, rows=rows, contrasts=contrasts, aims=aims)
+        bounds = tuple(Bound(**{**each, "of": tuple(each["of"])}) for each in found.pop("bounds", ()))
+        return Result(**found, rows=rows, contrasts=contrasts, aims=aims, bounds=bounds)
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a result of this benchmark: {error!r}") from error

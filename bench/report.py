@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.records import Aim, Contrast, Result, Row
+from bench.records import Aim, Bound, Contrast, Result, Row
 from bench.scenarios import SCENARIOS
-from bench.stats import Summary, ratio, summary
+from bench.stats import Summary, ratio, summary, tally
 
-__all__ = ["beside", "case_of", "name_of_case", "place", "quantity", "show", "varying"]
+__all__ = ["beside", "case_of", "name_of_case", "place", "quantity", "show", "summed", "varying"]
 
 CELL_WIDTH = 25
 """Columns of a cell with its borders; a name takes what it needs."""
@@ -62,9 +62,14 @@ def varying(params: Mapping[str, int | str], rows: Sequence[Row]) -> dict[str, i
 
 
 def quantity(value: float, unit: str) -> str:
-    """A number with its unit, three digits of it: 623 ns, 1.25 µs, 30.0 ms, 1.50 s, 145 B."""
+    """A number with its unit, three digits of it: 623 ns, 1.25 µs, 30.0 ms, 1.50 s, 145 B; a count has none."""
     scale, name = _scale(value, unit)
-    return f"{_digits(value / scale)} {name}"
+    return f"{_digits(value / scale)} {name}" if name else f"{value:.3g}"
+
+
+def summed(row: Row) -> Summary:
+    """The row's samples: median and quartiles, of counts the mean, the least and the most."""
+    return tally(row.samples) if row.unit == "n" else summary(row.samples)
 
 
 def show(result: Result, console: Console, *, against: str | None = None, markdown: bool = False) -> None:
@@ -109,6 +114,8 @@ class _Page:
         if load and load[0] > host.get("cpus", 1) / 2:
             self.say("The machine was busy with something else when this began: take the figures as noisy.")
         self.say(f"(low–high) are quartiles, ~ marks wide ones; × is to {self.reference} in the same rounds")
+        if any(row.unit == "n" for row in self.result.rows):
+            self.say("of counts: the mean of the rounds (least–most)")
 
     def scenario(self, name: str) -> None:
         rows = [row for row in self.result.rows if row.scenario == name]
@@ -131,7 +138,13 @@ class _Page:
         for contrast in self.result.contrasts:
             if contrast.scenario == name:
                 self.contrast(contrast, rows)
-        self.aims([aim for aim in self.result.aims if aim.scenario == name], rows)
+        verdicts = [
+            *self.aims([aim for aim in self.result.aims if aim.scenario == name], rows),
+            *self.bounds([bound for bound in self.result.bounds if bound.scenario == name], rows),
+        ]
+        if verdicts:
+            counts = [f"{verdicts.count(each)} {each}" for each in ("met", "missed", "not measured")]
+            self.say(f"  aims of this run: {', '.join(counts)}")
 
     def line_of(self, rival: str, lines: Sequence[Row]) -> str:
         """The row that the rival's name means: its first, unless one has just that name."""
@@ -166,8 +179,8 @@ class _Page:
     def cell(self, row: Row | None, reference: Row | None) -> str:
         if row is None or not row.samples:
             return "—"
-        text = _with_spread(summary(row.samples), row.unit)
-        if reference is None or row.rival == reference.rival:
+        text = _with_spread(summed(row), row.unit)
+        if reference is None or row.rival == reference.rival or row.unit == "n":
             return text
         against = ratio(row.samples, reference.samples)
         return text if against is None else f"{text}{' ' if self.markdown else chr(10)}{_times(against)}"
@@ -202,8 +215,8 @@ class _Page:
         if parts:
             self.say(f"  {contrast.label}: {'; '.join(parts)}")
 
-    def aims(self, aims: Sequence[Aim], rows: Sequence[Row]) -> None:
-        """A line for each label, with what was reached in each place, and how many there were."""
+    def aims(self, aims: Sequence[Aim], rows: Sequence[Row]) -> list[str]:
+        """A line for each label, with what was reached in each place; gives what became of each aim."""
         verdicts = []
         by_key = {_key(row.rival, row.measure, row.params): row for row in rows}
         for label in dict.fromkeys(aim.label for aim in aims):
@@ -221,9 +234,24 @@ class _Page:
                     parts[-1] += f", aim {wanted}" + f": {verdicts[-1]}" * (found is not None)
             kind = "time" if any(aim.at_most is not None for aim in aims if aim.label == label) else "speed"
             self.say(f"  {kind}, {label}: {'; '.join(parts)}")
-        if verdicts:
-            counts = [f"{verdicts.count(each)} {each}" for each in ("met", "missed", "not measured")]
-            self.say(f"  aims of this run: {', '.join(counts)}")
+        return verdicts
+
+    def bounds(self, bounds: Sequence[Bound], rows: Sequence[Row]) -> list[str]:
+        """A line for each, with the most that any round had; gives what became of each."""
+        verdicts = []
+        by_key = {_key(row.rival, row.measure, row.params): row for row in rows}
+        for bound in bounds:
+            row = by_key.get(_key(*bound.of))
+            wanted = f"aim at most {quantity(bound.at_most, row.unit if row else 'n')}"
+            if row is None or not row.samples:
+                verdicts.append("not measured")
+                self.say(f"  {bound.label}: not measured, {wanted}")
+                continue
+            most = max(row.samples)
+            verdicts.append("met" if most <= bound.at_most else "missed")
+            rounds = f"{len(row.samples)} round{'s' * (len(row.samples) > 1)}"
+            self.say(f"  {bound.label}: {quantity(most, row.unit)} at most in {rounds}, {wanted}: {verdicts[-1]}")
+        return verdicts
 
 
 def _met(aim: Aim, reached: float) -> bool:
@@ -236,6 +264,8 @@ def _key(rival: str, measure: str, params: Mapping[str, int | str]) -> str:
 
 def _with_spread(found: Summary, unit: str) -> str:
     """The median with its unit and the quartiles in the same one."""
+    if unit == "n":
+        return f"{found.median:.3g} ({found.low:g}–{found.high:g})"
     scale, name = _scale(found.median, unit)
     low, high = _digits(found.low / scale), _digits(found.high / scale)
     return f"{'~' if found.noisy else ''}{_digits(found.median / scale)} {name} ({low}–{high})"
@@ -243,6 +273,8 @@ def _with_spread(found: Summary, unit: str) -> str:
 
 def _scale(value: float, unit: str) -> tuple[float, str]:
     """The unit that shows a value best: how much of `unit` it is, and its name."""
+    if unit == "n":
+        return 1.0, ""
     if unit == "B":
         return (1.0, "B") if abs(value) < 9999.5 else (1024.0, "KiB")
     for scale, name in ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms")):

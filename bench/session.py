@@ -176,7 +176,9 @@ class _Runner:
         if i not in self._programs:
             order = self._order
             try:
-                started = rival.started(order.session, order.cpus, order.directory)
+                directory = order.directory / order.token
+                directory.mkdir(exist_ok=True)
+                started = rival.started(order.session, order.cpus, directory)
                 self._programs[i] = self._hosts.enter_context(started)
             except Exception as error:
                 self._programs[i] = _reason(error)

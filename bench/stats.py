@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["NOISY", "Summary", "ratio", "summary"]
+__all__ = ["NOISY", "Summary", "ratio", "summary", "tally"]
 
 NOISY = 0.2
 """Quartiles further apart than this part of the median are marked as noisy in tables."""
@@ -44,6 +44,11 @@ def summary(samples: Sequence[float]) -> Summary:
         return Summary(samples[0], samples[0], samples[0], 1)
     low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
     return Summary(median, low, high, len(samples))
+
+
+def tally(counts: Sequence[float]) -> Summary:
+    """The mean of at least one count, with the least and the most: what happens in few rounds is to be seen too."""
+    return Summary(statistics.fmean(counts), min(counts), max(counts), len(counts))
 
 
 def ratio(of: Sequence[float], to: Sequence[float]) -> Summary | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.rivals.base import Place, ProgramRival, Rival, StoreRival
 from bench.rivals.given import Given
+from bench.rivals.groups import Group
 from bench.rivals.limits import EmptyCall, FutexBarrier, PingPong
 from bench.rivals.lmdb_file import Lmdb
 from bench.rivals.mpi import Mpi
@@ -38,4 +39,9 @@ def everyone() -> list[Rival]:
         Wire("torch", "legacy"),
         Wire("torch", "shmstore"),
         Wire("shmstore", "shmstore"),
+        Group("env"),
+        Group("picked"),
+        Group("agent"),
+        Group("shm"),
+        Group("file"),
     ]

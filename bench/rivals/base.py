@@ -18,6 +18,7 @@ What a rival can do is said in these words, which a case `needs`:
     local                    `local`: the same keys without the wire
     attach                   opening a store that is already there, more than once in a process
     memory                   what it keeps can be told from what else its processes hold
+    alone                    a process group of one job, and no other job beside it
 
 `lacks` says why not for what is known beforehand. A verb that the opened store has no method for is found out, and so
 is a store that other processes do not see.
@@ -86,7 +87,7 @@ class Rival(ABC):
     name: str
     lacks: Mapping[str, str] = MappingProxyType({})
     first: ClassVar[int] = 1
-    kind: ClassVar[Literal["store", "wire"]] = "store"
+    kind: ClassVar[Literal["store", "wire", "group"]] = "store"
 
     def missing(self) -> str | None:
         """Why it cannot be had on this machine at all, or None. Starts and imports nothing."""
@@ -169,7 +170,8 @@ class ProgramRival(Rival):
         Args:
             session: what is run.
             cpus: process i runs on cpus[i % len(cpus)].
-            directory: a directory for its files.
+            directory: a directory for its files, whose name is the session's token: what has that in its name, and is
+                left in /dev/shm, is removed after the session.
         """
 
 

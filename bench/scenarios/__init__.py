@@ -6,6 +6,7 @@ from bench.scenarios.attach import Attach
 from bench.scenarios.barriers import Barriers
 from bench.scenarios.base import Scenario
 from bench.scenarios.busy import Busy
+from bench.scenarios.groups import Groups, Jobs
 from bench.scenarios.keys import Keys, Memory
 from bench.scenarios.processes import Hot, Processes
 from bench.scenarios.sizes import Sizes
@@ -28,6 +29,8 @@ SCENARIOS: dict[str, Scenario] = {
         Attach(),
         Traffic(),
         Release(),
+        Groups(),
+        Jobs(),
     )
 }
 """Name -> scenario."""

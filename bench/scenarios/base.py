@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from bench.clock import clock_ns, span_s
-from bench.records import Aim, Case, Contrast, Sample, Session, Timing
+from bench.records import Aim, Bound, Case, Contrast, Sample, Session, Timing
 from bench.rivals.base import Meeting, StoreRival
 from bench.team import Gate
 
@@ -118,7 +118,7 @@ class Scenario(ABC):
     axis: ClassVar[str] = ""
     beside: ClassVar[str] = ""
     opens: ClassVar[bool] = True
-    kind: ClassVar[Literal["store", "wire"]] = "store"
+    kind: ClassVar[Literal["store", "wire", "group"]] = "store"
     reference: ClassVar[str] = ""
 
     @abstractmethod
@@ -132,6 +132,11 @@ class Scenario(ABC):
 
     def aims(self, effort: Effort) -> Sequence[Aim]:
         """What one row was meant to reach against another of its session."""
+        del effort
+        return ()
+
+    def bounds(self, effort: Effort) -> Sequence[Bound]:
+        """What no sample of a row was meant to be more than."""
         del effort
         return ()
 
