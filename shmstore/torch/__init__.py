@@ -13,9 +13,9 @@
 Nothing else of shmstore imports torch. Written against torch 2.13.
 """
 
-from shmstore.torch.rendezvous import register
+from shmstore.torch.rendezvous import group_store, register
 from shmstore.torch.store import C10dStore
 
-__all__ = ["C10dStore"]
+__all__ = ["C10dStore", "group_store"]
 
 register()

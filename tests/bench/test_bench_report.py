@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from bench.cli import main
 from bench.compare import compare
-from bench.records import Aim, Contrast, Result, Row, read, write
+from bench.records import Aim, Bound, Contrast, Result, Row, read, write
 from bench.report import place, quantity, show
 from bench.scenarios import SCENARIOS
 
@@ -192,6 +193,49 @@ def test_aims_survive_json_and_may_be_absent(tmp_path: Path) -> None:
     assert read(path).aims == ()
 
 
+COUNTED = dataclasses.replace(
+    RESULT,
+    contrasts=(),
+    texts={},
+    rows=tuple(
+        row(rival, "failed jobs", samples, scenario="jobs", params={"processes": 40}, unit="n")
+        for rival, samples in (("ours", [0, 0, 0, 0]), ("theirs", [0, 0, 0, 1]), ("fixed", [19, 20, 19, 19]))
+    ),
+)
+
+
+def bound(rival: str) -> Bound:
+    return Bound("jobs", f"{rival}, failed", (rival, "failed jobs", {"processes": 40}), 0.0)
+
+
+def test_counts_have_a_mean_and_no_ratio() -> None:
+    text = shown(COUNTED)
+    for cell in ("0 (0–0)", "0.25 (0–1)", "19.2 (19–20)"):  # what happens in one round of four is seen
+        assert f" {cell} " in text
+    assert "of counts: the mean of the rounds (least–most)" in text
+    assert not re.search(r"× \d", text)
+    assert "of counts" not in shown(RESULT)
+
+
+def test_a_bound_is_for_every_round() -> None:
+    text = shown(dataclasses.replace(COUNTED, bounds=tuple(map(bound, ("ours", "theirs", "nobody")))))
+    assert "ours, failed: 0 at most in 4 rounds, aim at most 0: met\n" in text
+    assert "theirs, failed: 1 at most in 4 rounds, aim at most 0: missed\n" in text
+    assert "nobody, failed: not measured, aim at most 0\n" in text
+    assert "aims of this run: 1 met, 1 missed, 1 not measured" in text
+
+
+def test_bounds_survive_json_and_may_be_absent(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    result = dataclasses.replace(COUNTED, bounds=(bound("ours"),))
+    write(result, path)
+    assert read(path) == result
+    found = json.loads(path.read_text())
+    del found["bounds"]
+    path.write_text(json.dumps(found))
+    assert read(path).bounds == ()
+
+
 def test_markdown_is_one_line_a_rival() -> None:
     lines = [line for line in shown(RESULT, markdown=True).splitlines() if line.startswith("| other")]
     assert len(lines) == 1
@@ -207,6 +251,8 @@ def test_markdown_is_one_line_a_rival() -> None:
         (2.0, "s", "2.00 s"),
         (140.2, "B", "140 B"),
         (20480.0, "B", "20.0 KiB"),
+        (0.0, "n", "0"),
+        (19.25, "n", "19.2"),
     ],
 )
 def test_quantities(value: float, unit: str, text: str) -> None:
@@ -254,6 +300,7 @@ def test_charts_are_drawn_from_the_file_alone(tmp_path: Path) -> None:
     if find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
     rows = [row("ours", "get", [1 * US, 2 * US], scenario="keys", params={"keys": n}) for n in (10, 100)]
+    rows += COUNTED.rows  # a count may be 0, and no logarithm
     write(dataclasses.replace(RESULT, rows=(*RESULT.rows, *rows)), tmp_path / "result.json")
     # Another process: matplotlib keeps its fonts open.
     command = [
@@ -267,7 +314,7 @@ def test_charts_are_drawn_from_the_file_alone(tmp_path: Path) -> None:
     ]
     subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True, timeout=60)
     files = sorted((tmp_path / "charts").iterdir())
-    assert [file.name for file in files] == ["keys.svg", "verbs.svg"]
+    assert [file.name for file in files] == ["jobs.svg", "keys.svg", "verbs.svg"]
     assert all(file.read_text().startswith("<?xml") for file in files)
 
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import main
+from bench.groups import Start, failed, until_up
 from bench.hogs import hogs
 from bench.host import allowed_cpus, cpus_for
 from bench.launch import run
@@ -18,6 +19,7 @@ from bench.meetings import WARM, again, at_keys, result, warm
 from bench.records import Case, Result, Sample, Timing, read, write
 from bench.rivals import Place, everyone
 from bench.rivals.given import Given
+from bench.rivals.groups import FAILED, UP, Group, quiet_port
 from bench.rivals.limits import HOGS, PARKS, SKEW, WAY, FutexBarrier, PingPong
 from bench.rivals.mpi import Mpi
 from bench.rivals.ours import Anonymous, Named
@@ -246,6 +248,72 @@ def test_the_aims_of_the_wire() -> None:
     assert [aim.at_most for aim in SCENARIOS["release"].aims(FULL)] == [1.5]
 
 
+needs_torch = pytest.mark.skipif(Group("env").missing() is not None, reason="no torch")
+
+
+@needs_torch
+@pytest.mark.parametrize("way", ["env", "agent", "shm", "file"])
+def test_a_group_of_new_processes_in_each_round(way: str) -> None:
+    (session,) = SCENARIOS["group"].sessions(TINY)
+    params = {"processes": 2}
+    session = dataclasses.replace(
+        session, processes=2, rounds=2, cases=(dataclasses.replace(session.cases[0], params=params),)
+    )
+    (row,) = run(session, [Group(way)], allowed_cpus())
+    assert (row.why, len(row.samples), row.operations) == ("", 2, 1)
+    assert all(0 < sample < 60 for sample in row.samples)
+    assert not [left for left in os.listdir("/dev/shm") if left.startswith(("bench-", "shmstore.bench-"))]
+
+
+@needs_torch
+def test_jobs_that_get_into_each_others_way_are_counted() -> None:
+    (session,) = SCENARIOS["jobs"].sessions(TINY)
+    params = {"jobs": 2, "processes": 4, "limit_s": 1}
+    cases = tuple(dataclasses.replace(case, params=params) for case in session.cases)
+    session = dataclasses.replace(session, processes=4, rounds=1, cases=cases)
+    by = {(row.rival, row.measure): row for row in run(session, [Group("env"), Group("shm")], allowed_cpus())}
+    assert by[Group("shm").name, FAILED].samples == (0.0,)
+    assert by[Group("shm").name, UP].samples[0] > 0
+    assert by[Group("env").name, FAILED].samples[0] >= 1  # one of two has the port, and may have the other's process
+    assert by[Group("env").name, FAILED].unit == "n"
+
+
+def test_jobs_that_failed_have_no_part_in_the_time() -> None:
+    starts = [
+        Start((Timing((5,), (30,)), Timing((10,), (40,)))),
+        Start(why="port taken"),
+        Start((Timing((8,), (25,)),)),
+    ]
+    assert until_up(starts).value == 35e-9
+    assert failed(starts).value == 1
+    with pytest.raises(RuntimeError, match="no job came up: port taken"):
+        until_up(starts[1:2])
+
+
+@needs_torch
+def test_groups_have_scenarios_of_their_own() -> None:
+    here = {rival.name for rival in everyone() if rival.kind == "group"}
+    assert here == {Group(way).name for way in ("env", "picked", "agent", "shm", "file")}
+    (case,) = SCENARIOS["group"].sessions(TINY)[0].cases
+    assert "one job only" in Group("picked").cannot(case, 8)
+    assert Group("picked").cannot(SCENARIOS["jobs"].sessions(TINY)[0].cases[0], 8) is None
+
+
+def test_a_quiet_port_is_none_of_the_kernels() -> None:
+    assert 10_000 <= quiet_port() < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+
+
+def test_the_aims_of_the_groups() -> None:
+    aims = SCENARIOS["group"].aims(FULL)
+    assert [(aim.place, aim.at_most) for aim in aims if aim.at_most] == [("8 processes", 1.1), ("16 processes", 1.1)]
+    assert {(aim.of[0], aim.to[0]) for aim in aims if aim.at_most} == {(Group("shm").name, Group("env").name)}
+    (bound,) = SCENARIOS["jobs"].bounds(FULL)
+    assert (bound.of[0], bound.of[1], bound.at_most) == (Group("shm").name, FAILED, 0)
+    (session,) = SCENARIOS["jobs"].sessions(FULL)
+    assert session.processes == 40
+    assert (FAILED, bound.of[2]) in [(case.measure, case.params) for case in session.cases]
+
+
 def test_a_barrier_is_timed_from_the_last_arrival_to_the_last_departure() -> None:
     timings = [Timing((0, 100), (50, 190)), Timing((30, 120), (60, 180))]
     assert result(timings, 2, 2000) == Sample(50e-9, 190e-9)  # the median of 30 and 70
@@ -283,6 +351,9 @@ def test_scenarios_are_well_formed(name: str, quick: bool) -> None:
         ends = {(measure, str(sorted(params.items()))) for _, measure, params in (aim.of, aim.to)}
         assert any(ends <= each for each in together)  # of one session: rounds are pairs
         assert {aim.of[0], aim.to[0]} <= {rival.name for rival in everyone()}
+    for bound in SCENARIOS[name].bounds(effort):
+        assert (bound.of[1], sorted(bound.of[2].items())) in cases
+        assert bound.of[0] in {rival.name for rival in everyone()}
     for contrast in SCENARIOS[name].contrasts(effort):
         for measure, params in (contrast.of, contrast.to):
             assert (measure, sorted(params.items())) in cases

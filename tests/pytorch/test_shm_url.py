@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from harness import Me, Team
 from kinds import torchs
 
+import shmstore
 from shmstore import ShmStore
 
 dist: Any = torchs("torch.distributed", "shm:// is a rendezvous of torch's")
@@ -74,6 +76,62 @@ def test_without_a_name_but_with_rank_and_world_size(name: str, monkeypatch: pyt
     store.close()
 
 
+def _meets_again(me: Me, name: str, world: int) -> list[Any]:
+    """Groups one after the other under one name; the last with fewer ranks."""
+    dist, torch = torchs("torch.distributed"), torchs("torch")
+    importlib.import_module("shmstore.torch")
+    me.ready()
+    totals = []
+    for size in (world, world, world - 1):
+        if me.index < size:
+            dist.init_process_group("gloo", init_method=f"shm://{name}", rank=me.index, world_size=size)
+            total = torch.ones(1)
+            dist.all_reduce(total)
+            totals.append(total.item())
+            dist.destroy_process_group()
+    with ShmStore(name, create=False) as keys:
+        rounds = [keys.get(f"shm/{number}") for number in range(2)]
+    me.say("done")
+    me.hear()  # the segment lasts until all have looked
+    return [totals, rounds]
+
+
+def test_one_group_after_the_other(name: str, team: Team) -> None:
+    ranks = [team.start(_meets_again, name, 3) for _ in range(3)]
+    team.go()
+    for rank in ranks:
+        assert rank.hear() == "done"
+    for rank in ranks:
+        rank.say("go")
+    several = [[3.0, 3.0, 2.0], [b"3", b"3"]]
+    assert team.results() == [several, several, [[3.0, 3.0], [b"3", b"3"]]]
+
+
+def test_who_gave_up_is_expected_in_the_same_round(name: str) -> None:
+    def come(rank: int) -> Any:
+        store, _, _ = next(dist.rendezvous(f"shm://{name}", rank, 2))
+        return store
+
+    first, again = come(0), come(0)
+    ours = shmstore.torch.group_store()
+    assert (ours.name, ours.rank) == (name, 0)
+    first.set("k", "1")
+    assert again.get("k") == b"1"
+    again.set_timeout(timedelta(milliseconds=1))
+    other = ShmStore(name, create=False)
+    other.set("shm/0/1", b"")  # as rank 1 does, in another process
+    after = come(0)
+    assert after.check(["k"]) is False
+    assert shmstore.torch.group_store() is ours  # the rank that came first
+    assert [peer.rank for peer in other.peers() if peer.state == "live" and peer.rank is not None] == [0]
+    del ours
+    ShmStore(name, rank=1).close()  # with that the segment's world has come, and the last one out removes it
+    for store in (first, again, after, other):
+        store.close()
+    with pytest.raises(RuntimeError, match="no group was begun with shm://"):
+        shmstore.torch.group_store()
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
@@ -102,8 +160,6 @@ def test_there_is_no_second_round(name: str) -> None:
 
 
 def test_a_timeout_that_is_given_is_the_stores(name: str) -> None:
-    from datetime import timedelta
-
     store, _, _ = next(dist.rendezvous(f"shm://{name}?rank=0&world_size=1", timeout=timedelta(seconds=9)))
     assert store.timeout == timedelta(seconds=9)
     store.close()
