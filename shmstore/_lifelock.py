@@ -46,7 +46,9 @@ from shmstore import errors
 from shmstore._deadline import FOREVER, seconds
 
 SHM: Final = Path("/dev/shm")  # noqa: S108 -- where shm_open keeps its files on Linux, with glibc and musl
+FIRST_POLL_S: Final = 0.0001
 POLL_S: Final = 0.002
+"""How long who finds a lock file held looks away: at first for less than a step takes, as a job's ranks come at once."""
 
 T = TypeVar("T")
 
@@ -234,6 +236,7 @@ def locked_step(files: Sequence[LockFile], work: Callable[[], T], deadline: int,
         StoreTimeoutError: another process held one of them, or another thread was in a step, up to the deadline.
         SegmentInvalidError: they are not ours to lock.
     """
+    pause = FIRST_POLL_S
     while True:
         try:
             return step.run(partial(_holding, files, work), deadline, wait_ns)
@@ -250,7 +253,8 @@ def locked_step(files: Sequence[LockFile], work: Callable[[], T], deadline: int,
                 elapsed=seconds(wait_ns),
                 timeout=seconds(wait_ns),
             )
-        sleep(min(POLL_S, left_s(deadline)))
+        sleep(min(pause, left_s(deadline)))
+        pause = min(2 * pause, POLL_S)
 
 
 def out_of_files(error: OSError, label: str) -> errors.StoreError | None:
