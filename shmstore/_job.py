@@ -1,7 +1,8 @@
 """Who this process is in its job, as launchers tell it: a rank, a world size, and a name that only this run has.
 
-    SHMSTORE_JOB         the name as it is, with RANK and WORLD_SIZE: whoever starts the processes sets it, and so does
-                         torchrun with our handler
+    SHMSTORE_JOB         the name as it is, with RANK and WORLD_SIZE: whoever starts the processes sets it. So does
+                         torchrun with our handler, and SHMSTORE_JOB_PORT beside it: under torchrun the name counts only
+                         where that is MASTER_PORT, so that what a worker starts in its turn is a job of its own
     TORCHELASTIC_RUN_ID  torchrun with another handler: torchrun.<run id>.<MASTER_PORT>.<restart count>
     SLURM_JOB_ID         Slurm: slurm.<job>.<step>.<restart count>, with SLURM_PROCID and SLURM_NTASKS
 
@@ -18,9 +19,10 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-__all__ = ["NAME_VARIABLE", "Job", "job_of", "number_of"]
+__all__ = ["NAME_VARIABLE", "PORT_VARIABLE", "Job", "job_of", "number_of"]
 
 NAME_VARIABLE: Final = "SHMSTORE_JOB"
+PORT_VARIABLE: Final = "SHMSTORE_JOB_PORT"
 _HOW: Final = "give a name and who this is, shm://NAME?rank=R&world_size=N"
 
 
@@ -32,11 +34,13 @@ class Job:
         name: of the segment.
         rank: 0 to world_size - 1.
         world_size: how many processes there are.
+        before: the names of the attempts before this one.
     """
 
     name: str
     rank: int
     world_size: int
+    before: tuple[str, ...] = ()
 
 
 def job_of(environ: Mapping[str, str] = os.environ) -> Job:
@@ -46,9 +50,10 @@ def job_of(environ: Mapping[str, str] = os.environ) -> Job:
         ValueError: it speaks of none, or of one on several hosts; says which variable is missing or wrong.
     """
     name = environ.get(NAME_VARIABLE)
-    if name:
+    torchrun = "TORCHELASTIC_RUN_ID" in environ
+    if name and (not torchrun or environ.get(PORT_VARIABLE) == environ.get("MASTER_PORT")):
         return Job(name, *_place(environ))
-    if "TORCHELASTIC_RUN_ID" in environ:
+    if torchrun:
         return _torchrun(environ)
     if "SLURM_JOB_ID" in environ:
         return _slurm(environ)
@@ -79,8 +84,8 @@ def _torchrun(environ: Mapping[str, str]) -> Job:
             f"LOCAL_WORLD_SIZE is {local} and WORLD_SIZE {world_size}: a segment reaches the processes of one "
             "host, whose agents have to agree on its name: use torchrun --rdzv-backend=shm where they share the host"
         )
-    parts = (environ.get(what, "") for what in ("TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"))
-    return Job(_name("torchrun", *parts), rank, world_size)
+    run = "torchrun", environ["TORCHELASTIC_RUN_ID"], environ.get("MASTER_PORT", "")
+    return _attempt(run, "TORCHELASTIC_RESTART_COUNT", environ, rank, world_size)
 
 
 def _slurm(environ: Mapping[str, str]) -> Job:
@@ -88,13 +93,17 @@ def _slurm(environ: Mapping[str, str]) -> Job:
     if nodes != "1":
         raise ValueError(f"the Slurm step has {nodes} nodes: a segment reaches the processes of one host")
     tasks = next((what for what in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") if what in environ), "SLURM_NTASKS")
-    parts = (environ.get(what, "0") for what in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
-    return Job(_name("slurm", *parts), number_of("SLURM_PROCID", environ), number_of(tasks, environ))
+    step = "slurm", environ["SLURM_JOB_ID"], environ.get("SLURM_STEP_ID", "0")
+    place = number_of("SLURM_PROCID", environ), number_of(tasks, environ)
+    return _attempt(step, "SLURM_RESTART_COUNT", environ, *place)
+
+
+def _attempt(run: tuple[str, ...], variable: str, environ: Mapping[str, str], rank: int, world_size: int) -> Job:
+    """The job of this attempt, whose number is in the environment; 0 where it is not."""
+    number = number_of(variable, environ) if variable in environ else 0
+    *before, name = (".".join(quote(part, safe="") for part in (*run, str(i))) for i in range(number + 1))
+    return Job(name, rank, world_size, tuple(before))
 
 
 def _place(environ: Mapping[str, str]) -> tuple[int, int]:
     return number_of("RANK", environ), number_of("WORLD_SIZE", environ)
-
-
-def _name(launcher: str, *parts: str) -> str:
-    return ".".join((launcher, *(quote(part, safe="") for part in parts)))

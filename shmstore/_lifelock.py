@@ -48,7 +48,7 @@ from shmstore._deadline import FOREVER, seconds
 SHM: Final = Path("/dev/shm")  # noqa: S108 -- where shm_open keeps its files on Linux, with glibc and musl
 FIRST_POLL_S: Final = 0.0001
 POLL_S: Final = 0.002
-"""How long who finds a lock file held looks away: at first for less than a step takes, as a job's ranks come at once."""
+"""How long who finds a lock file held looks away: at first for less than a step takes: a job's ranks come at once."""
 
 T = TypeVar("T")
 

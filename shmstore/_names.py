@@ -41,6 +41,12 @@ def check_name(name: str) -> None:
         raise ValueError(f"a segment's name has at most {NAME_MAX} bytes, {name[:40]!r}… has {len(name.encode())}")
 
 
+def listed() -> list[str]:
+    """The names that files in /dev/shm have, whatever they are and whosever."""
+    begin = "shmstore."
+    return sorted(path.name.removeprefix(begin) for path in SHM.glob(f"{begin}*"))
+
+
 def label(name: str | None) -> str:
     """A segment in an error's text; None is one without a name."""
     return "HashStore" if name is None else f"ShmStore({name!r})"

@@ -101,10 +101,12 @@ def peers_of(seg: CData) -> list[Peer]:
     return found
 
 
-def dead_rank(seg: CData) -> Peer | None:
-    """The lowest rank that died without leaving, or None."""
+def dead_rank(seg: CData, world_size: int) -> Peer | None:
+    """The lowest rank below world_size that died without leaving, or None."""
     if any(rank.state == lib.SST_RANK_DEAD for rank in _ranks(seg)):
-        return next((peer for peer in peers_of(seg) if peer.rank is not None and peer.state == "dead"), None)
+        for peer in peers_of(seg):
+            if peer.rank is not None and peer.rank < world_size and peer.state == "dead":
+                return peer
     return None
 
 

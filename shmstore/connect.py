@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from shmstore._job import job_of
-from shmstore.shm import HashStore, ShmStore, check_ranks
+from shmstore.shm import HashStore, ShmStore, check_ranks, sweep
 from shmstore.store import Store
 from shmstore.tcp.client import TCPStore
 
@@ -106,12 +106,15 @@ def _listed(names: Any) -> str:
 def segment_of(address: Address) -> tuple[str, Options]:
     """The name of a shm:// URL's segment, and its options; of one without a name, as the launcher's environment says.
 
+    What attempts of that job before this one have left is removed.
+
     Raises:
         ValueError: no name, and the environment has none.
     """
     if address.where:
         return unquote(address.where), dict(address.options)
     job = job_of()
+    sweep(job.before)
     return job.name, {"rank": job.rank, "world_size": job.world_size, **address.options}
 
 

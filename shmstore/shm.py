@@ -11,14 +11,15 @@ import atexit
 import multiprocessing.util
 import os
 import weakref
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 
 from shmstore import errors, segment
 from shmstore._deadline import DEFAULT, Timeout, deadline_after, span_ns
 from shmstore._keys import key_text
+from shmstore._names import listed
 from shmstore._native import lib
 from shmstore._peers import Peer, dead_rank, peers_of
 from shmstore._verbs import SegmentStore
@@ -27,10 +28,11 @@ from shmstore.store import Capabilities
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["HashStore", "Peer", "ShmStore"]
+__all__ = ["HashStore", "Peer", "ShmStore", "sweep"]
 
 H = TypeVar("H", bound=SegmentStore)
 
+SWEEP_S: Final = 1.0
 _SHM: Final = Capabilities(cross_process=True, picklable=True, fork=True, names_dead=True)
 _HASH: Final = Capabilities(fork=True)
 
@@ -50,7 +52,8 @@ class ShmStore(SegmentStore):
         capacity: bytes it may grow to; taken from /dev/shm only as it is used.
         mode: permissions, 0o600, or 0o660 to share it with the members of this process's effective group.
         sync: "futex" or "semaphore", how processes park; None is the segment's own, futex for a new one.
-        watch_peers: waits and gets of this handle fail with PeerDiedError when a registered rank dies meanwhile.
+        watch_peers: waits and gets of this handle fail with PeerDiedError when a registered rank dies meanwhile, one
+            below `world_size` where that is given.
 
     A forked child shares its parent's handles, and is a user of the segment from the fork on, whether it calls or not:
     the last one out may be the child. It has no rank. One that wants no part in it closes them.
@@ -100,6 +103,7 @@ class ShmStore(SegmentStore):
         try:
             super().__init__(hold, timeout)
             self._watch = watch_peers
+            self._world = world_size or lib.SST_RANKS_MAX
             _handles.add(self)
             if rank is not None:
                 self._register(rank)
@@ -134,10 +138,10 @@ class ShmStore(SegmentStore):
         return _SHM
 
     def clone(self) -> Self:
-        return _share(self, _name=self._name, _watch=self._watch)
+        return _share(self, _name=self._name, _watch=self._watch, _world=self._world)
 
     def _watching(self) -> ShmStore:
-        return _share(self, _name=self._name, _watch=True)
+        return _share(self, _name=self._name, _watch=True, _world=self._world)
 
     def peers(self) -> list[Peer]:
         """Who is and was attached: one record a rank, ascending, then one a process that holds no rank.
@@ -147,7 +151,7 @@ class ShmStore(SegmentStore):
         return peers_of(self._open())
 
     def _watch_peers(self, raw: bytes) -> None:
-        dead = dead_rank(self._open()) if self._watch else None
+        dead = dead_rank(self._open(), self._world) if self._watch else None
         if dead is not None:
             last = "" if dead.waiting_on is None else f", waiting on {dead.waiting_on!r}"
             raise errors.PeerDiedError(
@@ -162,9 +166,9 @@ class ShmStore(SegmentStore):
     def __repr__(self) -> str:
         return f"ShmStore({self._name!r})" if self.rank is None else f"ShmStore({self._name!r}, rank={self.rank})"
 
-    def __reduce__(self) -> tuple[Callable[[str, timedelta, bool], ShmStore], tuple[str, timedelta, bool]]:
+    def __reduce__(self) -> tuple[Callable[..., ShmStore], tuple[str, timedelta, bool, int]]:
         self._open()  # a closed handle says so
-        return _by_name, (self._name, self._timeout, self._watch)
+        return _by_name, (self._name, self._timeout, self._watch, self._world)
 
 
 class HashStore(SegmentStore):
@@ -217,8 +221,8 @@ def _share(origin: H, **more: Any) -> H:
     return made
 
 
-def _by_name(name: str, timeout: timedelta, watch_peers: bool) -> ShmStore:  # noqa: FBT001 -- pickle calls by position
-    return ShmStore(name, timeout=timeout, create=False, watch_peers=watch_peers)
+def _by_name(name: str, timeout: timedelta, watch_peers: bool, world: int) -> ShmStore:  # noqa: FBT001 -- pickle's call
+    return ShmStore(name, timeout=timeout, create=False, watch_peers=watch_peers, world_size=world)
 
 
 def _close_all() -> None:
@@ -251,6 +255,16 @@ def _in_multiprocessing_child(_: object) -> None:
 
 
 multiprocessing.util.register_after_fork(_handles, _in_multiprocessing_child)
+
+
+def sweep(names: Iterable[str]) -> None:
+    """Removes, of segments whose time is over, those that nobody alive uses: a new one in its place goes at its close.
+
+    One that is in use stays as it is, and one that cannot be opened is for whoever comes to it next.
+    """
+    for name in set(names).intersection(listed()):
+        with suppress(errors.StoreError, OSError):
+            ShmStore(name, create=True, timeout=SWEEP_S).close()
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------

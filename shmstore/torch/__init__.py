@@ -6,7 +6,7 @@
     _errors       torch's exceptions that are ours too
     store         C10dStore
     rendezvous    shm:// for init_process_group
-    torchrun      torchrun --rdzv-backend=shm; what torch loads of us by itself, and as little as that needs
+    torchrun      torchrun --rdzv-backend=shm: the entry point, which torch loads by itself
     agents        the rendezvous behind it
     checkpoint    our barriers in torch's registry; not imported here, as torch's checkpointing is large
 

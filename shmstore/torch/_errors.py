@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from shmstore import errors
 
-__all__ = ["as_torchs"]
+__all__ = ["as_torchs", "inside"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,6 +61,8 @@ _BECOMES: Final[tuple[tuple[type[errors.DistStoreError], type[errors.DistStoreEr
     (errors.DistStoreError, C10dStoreError),
 )
 _WAIT_TIMEOUT: Final = "Wait timeout"
+inside: Final[set[object]] = set()
+"""The calls that threads are in."""
 
 
 def as_torchs(verb: F) -> F:
@@ -68,6 +70,8 @@ def as_torchs(verb: F) -> F:
 
     @wraps(verb)
     def call(*args: Any, **kwargs: Any) -> Any:
+        call_of_this = object()
+        inside.add(call_of_this)
         try:
             return verb(*args, **kwargs)
         except errors.DistStoreError as error:
@@ -77,5 +81,7 @@ def as_torchs(verb: F) -> F:
             made = next(kind for ours, kind in _BECOMES if isinstance(error, ours))(text)
             made.__dict__.update(vars(error))
             raise made from error
+        finally:
+            inside.discard(call_of_this)
 
     return call  # type: ignore[return-value]

@@ -21,6 +21,7 @@ its state lies and what a round gets.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from datetime import timedelta
 from typing import Any, Final
@@ -35,9 +36,10 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
-from shmstore._job import NAME_VARIABLE
+from shmstore._job import NAME_VARIABLE, PORT_VARIABLE
+from shmstore._names import check_name, listed
 from shmstore.errors import StoreError
-from shmstore.shm import ShmStore
+from shmstore.shm import ShmStore, sweep
 from shmstore.tcp.server import TCPStoreServer
 from shmstore.torch.store import C10dStore
 
@@ -46,6 +48,8 @@ __all__ = ["ShmRendezvousBackend", "ShmRendezvousHandler", "create_handler"]
 HOST: Final = "127.0.0.1"
 READ_TIMEOUT_S: Final = 60
 NAME_KEY: Final = "shmstore/job"
+ROUNDS_MAX: Final = 999_999
+"""For the length of names; no job restarts that often."""
 
 
 class ShmRendezvousBackend(C10dRendezvousBackend):
@@ -84,36 +88,46 @@ class ShmRendezvousHandler(DynamicRendezvousHandler):
         """
         self._leave_round()
         self._shared_tcp_store_server = self._bootstrap_store_info = None  # as in the first round: torch keeps them
-        info = super().next_rendezvous()
         try:
-            if self._round is None:
+            info = super().next_rendezvous()
+            if info.rank == 0:
+                name = self._make_round()[0].name
+                info.store.set(NAME_KEY, name)
+            else:
                 name = info.store.get(NAME_KEY).decode()
                 self._round = _served(ShmStore(name, create=False, timeout=self._agents.timeout))
-            else:
-                name = self._round[0].name
-                info.store.set(NAME_KEY, name)
         except (StoreError, OSError) as error:
+            self._leave_round()
             raise RendezvousConnectionError(f"no segment for the workers of {self.get_run_id()!r}: {error}") from error
-        os.environ[NAME_VARIABLE] = name
+        assert self._round is not None
+        os.environ[NAME_VARIABLE], os.environ[PORT_VARIABLE] = name, str(self._round[1].port)
         return RendezvousInfo(info.store, info.rank, info.world_size, RendezvousStoreInfo(HOST, self._round[1].port))
 
     def _create_tcp_store_server(self, master_addr: str, master_port: int) -> TCPStoreServer:  # noqa: ARG002 -- torch's
-        """Torch's hook, for rank 0 of a round: here it makes the round's segment."""
-        name = f"{_segment_of(self.get_run_id())}.{self._state_holder.state.round}.{secrets.token_hex(4)}"
-        self._round = _served(ShmStore(name, create=True, timeout=self._agents.timeout, **self._segment))
-        return self._round[1]
+        """Torch's hook, for rank 0 of a round, unless its environment says that stores are not shared."""
+        return self._make_round()[1]
+
+    def _make_round(self) -> tuple[ShmStore, TCPStoreServer]:
+        """Rank 0's: the round's segment, made and served, if it is not yet."""
+        if self._round is None:
+            name = _round_of(self.get_run_id(), self._state_holder.state.round)
+            self._round = _served(ShmStore(name, create=True, timeout=self._agents.timeout, **self._segment))
+        return self._round
 
     def shutdown(self) -> bool:
         """Closes the rendezvous for all agents of the job, then the segments and the server. Idempotent."""
         done = bool(super().shutdown())
         self._leave_round()
         self._agents.close()
+        _sweep(self.get_run_id())
         return done
 
     def _leave_round(self) -> None:
         if self._round is not None:
             store, server = self._round
             self._round = None
+            if os.environ.get(NAME_VARIABLE) == store.name:
+                del os.environ[NAME_VARIABLE], os.environ[PORT_VARIABLE]
             server.close(drain=0)
             store.close()
 
@@ -140,23 +154,27 @@ def create_handler(parameters: RendezvousParameters) -> ShmRendezvousHandler:
     segment = {**whole, **({"sync": parameters.get("sync")} if "sync" in parameters.config else {})}
     spans = {name: _seconds(parameters, f"{name}_timeout") for name in ("join", "last_call", "close", "heartbeat")}
     read_timeout = parameters.get_as_int("read_timeout", READ_TIMEOUT_S)
+    check_name(_round_of(parameters.run_id, ROUNDS_MAX))
+    _sweep(parameters.run_id)
     try:
-        keys = ShmStore(_segment_of(parameters.run_id), timeout=read_timeout, **segment)
-        agents = C10dStore(keys)
-        backend = ShmRendezvousBackend(agents, parameters.run_id)
+        agents = C10dStore(ShmStore(_segment_of(parameters.run_id), timeout=read_timeout, **segment))
     except (StoreError, OSError) as error:
         raise RendezvousConnectionError(f"the agents' segment cannot be had: {error}") from error
-    handler = ShmRendezvousHandler.from_backend(
-        parameters.run_id,
-        agents,
-        backend,
-        parameters.min_nodes,
-        parameters.max_nodes,
-        parameters.local_addr,
-        RendezvousTimeout(**spans),
-        keep_alive_interval=parameters.get_as_int("keep_alive_interval", 5),
-        keep_alive_max_attempt=parameters.get_as_int("keep_alive_max_attempt", 3),
-    )
+    try:
+        handler = ShmRendezvousHandler.from_backend(
+            parameters.run_id,
+            agents,
+            ShmRendezvousBackend(agents, parameters.run_id),
+            parameters.min_nodes,
+            parameters.max_nodes,
+            parameters.local_addr,
+            RendezvousTimeout(**spans),
+            keep_alive_interval=parameters.get_as_int("keep_alive_interval", 5),
+            keep_alive_max_attempt=parameters.get_as_int("keep_alive_max_attempt", 3),
+        )
+    except BaseException:
+        agents.close()
+        raise
     handler._agents, handler._segment = agents, segment  # noqa: SLF001 -- torch's constructor takes no more
     return handler
 
@@ -171,6 +189,16 @@ def _served(store: ShmStore) -> tuple[ShmStore, TCPStoreServer]:
 
 def _segment_of(run_id: str) -> str:
     return f"torchrun.{quote(run_id, safe='')}"
+
+
+def _round_of(run_id: str, number: int) -> str:
+    return f"{_segment_of(run_id)}.{number}.{secrets.token_hex(4)}"
+
+
+def _sweep(run_id: str) -> None:
+    """Removes what killed agents left of rounds of this job."""
+    mine = re.compile(re.escape(_segment_of(run_id)) + r"\.\d+\.[0-9a-f]{8}")
+    sweep(filter(mine.fullmatch, listed()))
 
 
 def _seconds(parameters: RendezvousParameters, option: str) -> timedelta | None:

@@ -14,20 +14,26 @@ Torch keeps a C++ half of every store that Python code writes. What C++ knows of
 
 from __future__ import annotations
 
+import multiprocessing.util
 from datetime import timedelta
+from time import monotonic, sleep
 from typing import Final
 
 import torch.distributed as dist
 
 from shmstore._keys import Key, Keys, Value, Values
 from shmstore.store import Store
-from shmstore.torch._errors import as_torchs
+from shmstore.torch._errors import as_torchs, inside
 
 __all__ = ["C10dStore"]
 
 UNIT: Final = timedelta(milliseconds=1)
 LONGEST: Final = timedelta(days=36500)
 """What is longer would overflow torch's clock; it is as good as for ever."""
+
+EXIT_S: Final = 2.0
+LOOK_S: Final = 0.002
+LOOKS: Final = 10
 
 _kept: Final[list[C10dStore]] = []
 
@@ -36,14 +42,14 @@ class C10dStore(dist.Store):
     """A torch.distributed.Store over any store of ours: for init_process_group(store=…), PrefixStore, and all of c10d.
 
     Args:
-        store: a ShmStore, HashStore, PrefixStore, TCPStore or HybridStore. The C10dStore uses a clone of it, and keeps
+        store: a ShmStore, HashStore, PrefixStore or TCPStore. The C10dStore uses a clone of it, and keeps
             it: a rank that its handle registered stays registered, also when nobody else has it any more.
         watch_peers: waits end when a registered rank dies, on a store that knows of deaths; so the others learn within
             a second who died, in place of a timeout.
 
     Its timeout begins as the store's; set_timeout, also through a torch PrefixStore, changes this object's alone. It
-    counts whole milliseconds, rounded up. 0 fails at once where a call would block, as with our stores; torch's
-    HashStore and FileStore would wait for ever.
+    counts whole milliseconds; Python's set_timeout rounds up, C++'s down. 0 fails at once where a call would block, as
+    with our stores; torch's HashStore and FileStore would wait for ever.
 
     It lives as long as the process, as C++ may use it without Python knowing; `close` lets go of the store. Forked
     children can use it; it cannot be pickled.
@@ -60,9 +66,8 @@ class C10dStore(dist.Store):
         super().__init__()
         self._origin: Store | None = store
         self._keys: Final = store._watching() if watch_peers else store.clone()  # noqa: SLF001 -- a hook for just this
-        whole = -(-min(store.timeout, LONGEST) // UNIT) * UNIT
-        super().set_timeout(whole)
-        self._told = whole
+        self._told: timedelta | None = None
+        self.set_timeout(store.timeout)
         _kept.append(self)
 
     @property
@@ -74,9 +79,22 @@ class C10dStore(dist.Store):
         """The handle, with the timeout that torch has by now."""
         told = self.timeout
         if told != self._told:
-            self._keys.set_timeout(told)
+            # below zero: C++ was given one that is beyond its clock
+            self._keys.set_timeout(told if told >= timedelta(0) else timedelta.max)
             self._told = told
         return self._keys
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        """Sets this object's timeout, in whole milliseconds, rounded up; at most a hundred years, which is for ever.
+
+        Raises:
+            TypeError: not a timedelta. ValueError: negative.
+        """
+        if not isinstance(timeout, timedelta):
+            raise TypeError(f"timeout must be a timedelta, not {type(timeout).__name__}")
+        if timeout < timedelta(0):
+            raise ValueError(f"timeout must not be negative, got {timeout!r}")
+        super().set_timeout(-(-min(timeout, LONGEST) // UNIT) * UNIT)
 
     # -- verbs, by the names that C++ calls ---------------------------------------------------------------------------
 
@@ -187,3 +205,27 @@ class C10dStore(dist.Store):
 
     def __repr__(self) -> str:
         return f"C10dStore({self._keys!r})"
+
+
+# -- the end of the process -------------------------------------------------------------------------------------------
+
+
+def _let_out() -> None:
+    """Closes all, and waits until no thread is in a call, EXIT_S at most; then lets those that were leave C++, too.
+
+    A daemon thread that comes back to an interpreter which is ending is ended where it takes the GIL, and with frames
+    of C++ on its stack that aborts the process. Nobody rings when a thread has left, so it is looked for.
+    """
+    if not inside:
+        return
+    for store in _kept:
+        store.close()
+    end = monotonic() + EXIT_S
+    while inside and monotonic() < end:
+        sleep(LOOK_S)
+    for _ in range(LOOKS):
+        sleep(LOOK_S)
+
+
+# Before the segments are left, at priority -100, which closes what is not closed here.
+multiprocessing.util.Finalize(None, _let_out, exitpriority=-90)

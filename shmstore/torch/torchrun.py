@@ -1,4 +1,4 @@
-"""torchrun --rdzv-backend=shm: what torch loads of us by itself, whatever backend it is asked for.
+"""torchrun --rdzv-backend=shm: the entry point, which torch loads by itself, whatever backend it is asked for.
 
 An entry point of the group torchrun.handlers, named shm. Torch calls `handler` while it is itself being imported, so it
 only hands out the function that makes a rendezvous; that function imports the rest.

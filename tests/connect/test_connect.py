@@ -6,10 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from harness import Me, Team
 
 import shmstore
 from shmstore import HashStore, SegmentNotFoundError, ShmStore, TCPStore, TCPStoreServer
 from shmstore._job import Job, job_of
+from shmstore._names import listed
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "my job/7",
@@ -154,11 +156,38 @@ def test_the_environment_has_the_name(environ: Any, name: str) -> None:
 
 
 def test_jobs_of_launchers() -> None:
-    assert job_of(TORCHRUN) == Job("torchrun.my%20job%2F7.29500.2", 3, 4)
-    assert job_of({**TORCHRUN, "SHMSTORE_JOB": "given", "LOCAL_WORLD_SIZE": "2"}) == Job("given", 3, 4)
+    before = tuple(f"torchrun.my%20job%2F7.29500.{i}" for i in range(2))
+    assert job_of(TORCHRUN) == Job("torchrun.my%20job%2F7.29500.2", 3, 4, before)
+    agents = {**TORCHRUN, "SHMSTORE_JOB": "given", "LOCAL_WORLD_SIZE": "2", "SHMSTORE_JOB_PORT": "29500"}
+    assert job_of(agents) == Job("given", 3, 4)
     assert job_of({**TORCHRUN, **SLURM}) == job_of(TORCHRUN)
     assert job_of(SLURM) == Job("slurm.77.0.0", 1, 2)
-    assert job_of({**SLURM, "SLURM_RESTART_COUNT": "3", "SLURM_STEP_NUM_TASKS": "8"}) == Job("slurm.77.0.3", 1, 8)
+    again = job_of({**SLURM, "SLURM_RESTART_COUNT": "1", "SLURM_STEP_NUM_TASKS": "8"})
+    assert again == Job("slurm.77.0.1", 1, 8, ("slurm.77.0.0",))
+
+
+def test_the_name_of_another_job_does_not_count() -> None:
+    """What a worker starts has its variables, and so has a worker that an old forkserver forks."""
+    inherited = {"SHMSTORE_JOB": "outer", "SHMSTORE_JOB_PORT": "41000"}
+    assert job_of({**inherited, **TORCHRUN}).name == job_of(TORCHRUN).name
+    assert job_of({**TORCHRUN, "SHMSTORE_JOB": "by hand"}).name == job_of(TORCHRUN).name
+
+
+def test_what_attempts_before_left_is_removed(environ: Any, name: str, team: Team) -> None:
+    environ(**{**TORCHRUN, "TORCHELASTIC_RUN_ID": name, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"})
+    for attempt in (0, 1):
+        child = team.start(_stays, f"torchrun.{name}.29500.{attempt}")
+        child.hear()
+        child.kill()
+    with shmstore.connect("shm://") as store:
+        assert (store.name, store.rank) == (f"torchrun.{name}.29500.2", 0)  # type: ignore[attr-defined]
+        assert [one for one in listed() if name in one] == [f"torchrun.{name}.29500.2"]
+
+
+def _stays(me: Me, name: str) -> None:
+    store = ShmStore(name)
+    me.say(store.name)
+    me.hear()
 
 
 def test_an_attempt_has_a_name_of_its_own() -> None:

@@ -317,3 +317,22 @@ def test_a_process_ends_with_its_group_alive(name: str, how: str) -> None:
     """No destroy_process_group; and C++ waits in the store, in a daemon thread, as the interpreter ends."""
     ranks = [subprocess.Popen([sys.executable, "-c", ENDS, name, str(rank), how]) for rank in range(2)]
     assert [rank.wait(60) for rank in ranks] == [0, 0]
+
+
+BEGINS = """
+import sys, threading
+import torch.distributed as dist
+import shmstore, shmstore.torch
+def begin():
+    store = shmstore.torch.C10dStore(shmstore.ShmStore(sys.argv[1]))
+    dist.init_process_group("gloo", store=store, rank=0, world_size=2)  # C++ waits for rank 1's address
+threading.Thread(target=begin, daemon=True).start()
+with shmstore.ShmStore(sys.argv[1]) as keys:
+    while not any(peer.waiting_on for peer in keys.peers()):
+        pass
+"""
+
+
+def test_a_process_ends_while_a_daemon_thread_begins_a_group(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", BEGINS, name], timeout=60, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -52,9 +52,9 @@ LIMIT_S = 80
 
 
 class Agent:
-    """A torchrun."""
+    """A torchrun; `more` is for its environment."""
 
-    def __init__(self, folder: Path, job: str, script: str, *options: str) -> None:
+    def __init__(self, folder: Path, job: str, script: str, *options: str, **more: str) -> None:
         path = folder / f"{len(list(folder.iterdir()))}.py"
         path.write_text(SCRIPT + script)
         command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=shm", f"--rdzv-id={job}"]
@@ -64,7 +64,7 @@ class Agent:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**environ, "OMP_NUM_THREADS": "1"},
+            env={**environ, "OMP_NUM_THREADS": "1", **more},
         )
         self._workers: list[int] = []
 
@@ -95,8 +95,8 @@ class Agent:
 def torchrun(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     agents: list[Agent] = []
 
-    def start(*args: str) -> Agent:
-        agents.append(Agent(tmp_path, *args))
+    def start(*args: str, **more: str) -> Agent:
+        agents.append(Agent(tmp_path, *args, **more))
         return agents[-1]
 
     yield start
@@ -182,6 +182,61 @@ def test_a_killed_agent_leaves_the_other_its_store(name: str, torchrun: Callable
     os.kill(survivor.process.pid, signal.SIGTERM)
     assert survivor.end() != 0
     assert segments(name) == []
+
+
+MEETS = """
+dist.destroy_process_group()
+import shmstore.torch
+dist.init_process_group("gloo", init_method="shm://")
+name = shmstore.torch.group_store().name
+if rank == 0 and len(sys.argv) > 1:
+    import subprocess
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", sys.argv[1]]
+    name += " " + subprocess.run(command, check=True, capture_output=True, text=True).stdout
+os.write(1, (json.dumps({"rank": rank, "pid": os.getpid(), "name": name}) + "\\n").encode())
+"""
+INNER = """
+import torch.distributed as dist, shmstore.torch
+dist.init_process_group("gloo", init_method="shm://")
+print(shmstore.torch.group_store().name, flush=True)
+dist.destroy_process_group()
+"""
+
+
+def test_shm_in_a_worker_and_a_job_that_it_starts(name: str, torchrun: Callable[..., Agent], tmp_path: Path) -> None:
+    """The worker's is the round's segment; a torchrun in it has a name of its own, though it inherits the variables."""
+    inner = tmp_path / "inner"
+    inner.write_text(INNER)
+    agent = torchrun(name, MEETS.replace("sys.argv[1]", repr(str(inner))).replace("len(sys.argv) > 1", "True"))
+    job = agent.said(1)[0]["job"]
+    outer, inside = agent.said(1)[0]["name"].split()
+    assert agent.end() == 0, agent.errors
+    assert outer == job
+    assert inside.startswith("torchrun.") and name not in inside
+
+
+def test_stores_need_not_be_shared(name: str, torchrun: Callable[..., Agent]) -> None:
+    agent = torchrun(name, LEAVE, "--nproc-per-node=1", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    assert agent.said(1)[0]["total"] == 0.0
+    assert agent.end() == 0, agent.errors
+    assert segments(name) == []
+
+
+def test_what_a_killed_agent_left_goes_with_the_next_run(name: str, torchrun: Callable[..., Agent]) -> None:
+    killed = torchrun(name, STAY, "--nproc-per-node=1")
+    job = killed.said(1)[0]["job"]
+    killed.kill()
+    assert f"shmstore.{job}" in segments(name)
+    again = torchrun(name, LEAVE, "--nproc-per-node=1")
+    assert again.said(1)[0]["job"] != job
+    assert again.end() == 0, again.errors
+    assert segments(name) == []
+
+
+def test_a_name_that_is_too_long_is_refused_at_once(name: str, torchrun: Callable[..., Agent]) -> None:
+    agent = torchrun("x" * 222, LEAVE)
+    assert agent.end() == 1
+    assert "a segment's name has at most 240 bytes" in agent.errors
 
 
 def test_an_endpoint_is_refused(name: str, torchrun: Callable[..., Agent]) -> None:
