@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-__all__ = ["NAME_VARIABLE", "Job", "job_of", "number_of"]
+__all__ = ["NAME_VARIABLE", "Job", "Place", "job_of", "number_of", "place_of"]
 
 NAME_VARIABLE: Final = "SHMSTORE_JOB"
 _HOW: Final = "give a name and who this is, shm://NAME?rank=R&world_size=N"
@@ -37,6 +37,69 @@ class Job:
     name: str
     rank: int
     world_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """This process's place in a job on several nodes, and where its world is.
+
+    Attributes:
+        rank: among all.
+        world_size: how many processes there are.
+        local_world_size: how many on each node; rank // local_world_size is the node.
+        host: the world's server.
+        port: its port.
+        hosts: this process hosts it.
+        prefix: of the world's keys, on a server that others use too; may be empty.
+        name: of the node's segment.
+    """
+
+    rank: int
+    world_size: int
+    local_world_size: int
+    host: str
+    port: int
+    hosts: bool
+    prefix: str
+    name: str
+
+
+def place_of(environ: Mapping[str, str] = os.environ) -> Place:
+    """The place that the environment speaks of, in torchrun's variables.
+
+    Raises:
+        ValueError: one is missing or wrong, or they contradict each other; says which.
+    """
+    rank, world_size = _place(environ)
+    local_rank, local = number_of("LOCAL_RANK", environ), number_of("LOCAL_WORLD_SIZE", environ)
+    node = number_of("GROUP_RANK", environ) if "GROUP_RANK" in environ else rank // max(local, 1)
+    nodes = number_of("GROUP_WORLD_SIZE", environ) if "GROUP_WORLD_SIZE" in environ else world_size // max(local, 1)
+    if (
+        not rank < world_size
+        or not local_rank < local
+        or nodes * local != world_size
+        or node * local + local_rank != rank
+    ):
+        raise ValueError(
+            f"RANK {rank} of WORLD_SIZE {world_size} is not LOCAL_RANK {local_rank} of LOCAL_WORLD_SIZE {local} on "
+            f"node {node} of {nodes}: all nodes need the same number of processes, with ranks node by node"
+        )
+    host = environ.get("MASTER_ADDR", "")
+    if not host:
+        raise ValueError("MASTER_ADDR is not in the environment: give a URL, hybrid://HOST:PORT?local_world_size=L")
+    port = number_of("MASTER_PORT", environ)
+    agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    run, attempt = environ.get("TORCHELASTIC_RUN_ID", ""), environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return Place(
+        rank=rank,
+        world_size=world_size,
+        local_world_size=local,
+        host=host,
+        port=port,
+        hosts=rank == 0 and not agent,
+        prefix=f"shmstore/{run}/{attempt}" if agent else "",
+        name=environ.get(NAME_VARIABLE) or _name("hybrid", run, str(port), attempt, str(node)),
+    )
 
 
 def job_of(environ: Mapping[str, str] = os.environ) -> Job:
