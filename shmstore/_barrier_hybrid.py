@@ -110,10 +110,13 @@ class HybridBarrier(KeyBarrier):
         arrival = Arrival(epoch)
         told = self._telling(epoch) if gather.mask == self._desk.full else None
         try:
-            return self._follow(attempt, arrival, gather, told)
+            index = self._follow(attempt, arrival, gather, told)
+            if index is None and told is not None:  # of an epoch in which nobody counts it
+                self._delete([told[0]])
         except StoreConnectionError as error:
             self._desk.lose(epoch, f"rank {self._rank} (node {self._home.node_rank}): {error}")
             raise
+        return index
 
     def _begin(self, attempt: Attempt) -> int:
         """The epoch to arrive in, as far as the node knows. Raises where it is broken, or not the one wanted."""
@@ -141,7 +144,7 @@ class HybridBarrier(KeyBarrier):
 
     def _follow(self, attempt: Attempt, arrival: Arrival, gather: Gather, told: Told | None) -> int | None:
         """Until the epoch is over: leads where it is this rank's turn, and rests otherwise."""
-        epoch, first = arrival.epoch, True
+        epoch, led = arrival.epoch, False
         while True:
             state = self._here()
             if state is not None and (state.epoch > epoch or (state.epoch == epoch and state.cause is not None)):
@@ -151,32 +154,28 @@ class HybridBarrier(KeyBarrier):
                 return self._settled(state, arrival)
             lost = self._desk.lost(epoch)
             if lost is not None:
+                attempt.epoch = None  # there is nobody to tell
                 raise StoreConnectionError(f"barrier {self.key!r}: the world is lost to this node: {lost}")
             leads = gather.leader == self._local
             if told is not None and (not leads or attempt.left_ns() == 0):
-                self._world.tell(told)
+                self._world.tell(told, None if gather.sure else self._state_key(), lambda raw: self._seen(epoch, raw))
                 told = None
             if attempt.left_ns() == 0:
                 state = self._since(epoch, self._look())
                 if _age(state) == (epoch, False):
                     self._late(attempt, state)
             elif leads:
-                self._lead(attempt, epoch, told, first=first)
-                told, first = None, False
+                over = self._lead(attempt, epoch, told, again=led)
+                told, led = None, True
+                if over:
+                    continue
             elif self._desk.rest(epoch, min(attempt.left_ns(), REST_NS)):
                 continue
             gather = self._around(epoch) or gather
 
-    def _lead(self, attempt: Attempt, epoch: int, told: Told | None, *, first: bool) -> None:
-        """One slice in the world, and the decision when all nodes have come."""
+    def _lead(self, attempt: Attempt, epoch: int, told: Told | None, *, again: bool) -> bool:
+        """One slice in the world, and the decision when all nodes have come; True then."""
         desk, seen_mask = self._desk, 0
-
-        def seen(raw: bytes) -> bool:
-            state = self._since(epoch, self._parsed(raw))
-            if state.epoch == epoch and state.cause is None and first:
-                desk.make_sure(epoch)
-            self._post(state)
-            return state.epoch != epoch or state.cause is not None
 
         def look() -> bool:
             nonlocal seen_mask
@@ -185,16 +184,27 @@ class HybridBarrier(KeyBarrier):
                 return True
             if gather.mask not in (seen_mask, desk.full):
                 seen_mask = gather.mask
-                self._at.set(self._seen(self._home.node_rank), f"{epoch} {gather.mask:x}")
+                self._at.set(self._who(self._home.node_rank), f"{epoch} {gather.mask:x}")
             return False
 
-        if not first and told is None and self._complete_here(epoch):
+        if again and told is None and self._complete_here(epoch):
             told = self._telling(epoch)  # who was to do it may be dead
         deadline = min(monotonic_ns() + min(attempt.left_ns(), SLICE_NS), FOREVER)
-        if self._world.meet(told, self._state_key(), self._nodes(epoch), deadline, seen, look):
+        nodes = self._nodes(epoch)
+        if self._world.meet(told, self._state_key(), nodes, deadline, lambda raw: self._seen(epoch, raw), look):
             state = self._here()
-            if state is not None and state.epoch == epoch and state.cause is None:
+            if state is not None and _age(state) == (epoch, False):
                 self._pass(state)
+            return True
+        return False
+
+    def _seen(self, epoch: int, raw: bytes) -> bool:
+        """The state as this rank finds it in the world; True when the epoch is over."""
+        state = self._since(epoch, self._parsed(raw))
+        if _age(state) == (epoch, False):
+            self._desk.make_sure(epoch)
+        self._post(state)
+        return _age(state) > (epoch, False)
 
     def _around(self, epoch: int) -> Gather | None:
         """Looks who lives: breaks the epoch for one who cannot come, and takes the place of a leader that is gone."""
@@ -237,7 +247,7 @@ class HybridBarrier(KeyBarrier):
     def _nodes(self, epoch: int) -> list[str]:
         return [self._arrived(epoch, node) for node in range(self._home.num_nodes)]
 
-    def _seen(self, node: int) -> str:
+    def _who(self, node: int) -> str:
         return f"{self._base}/seen/n{node}"
 
     def _telling(self, epoch: int) -> Told:
@@ -340,7 +350,7 @@ class HybridBarrier(KeyBarrier):
 
     def _masks(self, epoch: int, nodes: Sequence[int]) -> Iterable[int]:
         """Who of the nodes has come, as far as it is known here."""
-        seen = self._world.read([self._seen(node) for node in nodes])
+        seen = self._world.read([self._who(node) for node in nodes])
         for node, raw in zip(nodes, seen, strict=True):
             if node == self._home.node_rank:
                 gather = self._desk.gather()

@@ -16,13 +16,15 @@ from shmstore.errors import StoreTimeoutError
 from shmstore.prefix import PrefixStore
 from shmstore.store import Store
 from shmstore.tcp.codec import Op, Signal
-from shmstore.tcp.connection import Asked
+from shmstore.tcp.connection import Asked, ping
 from shmstore.tcp.verbs import WireStore
 
 __all__ = ["Told", "World", "world_of"]
 
 Told = tuple[str, bytes, str | None]
 """A key to set, its value, and a key to delete."""
+
+Seen = Callable[[bytes], bool]
 
 SLICES_NS: Final = (100_000_000, 100_000_000)
 FOREIGN_SLICES_NS: Final = (250_000_000, 1_000_000_000)
@@ -36,9 +38,14 @@ class World:
         self.store: Final = store
         self._slices: Final = FOREIGN_SLICES_NS if isinstance(store, ForeignStore) else SLICES_NS
 
-    def tell(self, told: Told) -> None:
-        """Sets the one key, and deletes the other."""
+    def tell(self, told: Told, state: tuple[str, str] | None, seen: Seen) -> None:
+        """Sets the one key, and deletes the other; before that it reads the state, where `state` says of which.
+
+        In this order: who finds the key counts those who set it in, so they have to know that they were in time.
+        """
         key, value, gone = told
+        if state is not None and seen(self.store.compare_set(state[0], "", state[1])):
+            return
         self.store.set(key, value)
         if gone is not None:
             self.store.delete_key(gone)
@@ -49,23 +56,23 @@ class World:
         state: tuple[str, str],
         keys: Sequence[str],
         deadline: int,
-        seen: Callable[[bytes], bool],
+        seen: Seen,
         look: Callable[[], bool],
     ) -> bool:
-        """Tells, reads the state, waits for the keys; True when they came before the deadline.
+        """Reads the state, tells, waits for the keys; True when they came before the deadline.
 
         Args:
             told: as of `tell`, or nothing.
             state: the key of the state, and what to put there where it is missing.
             keys: what to wait for.
             deadline: until when.
-            seen: gets the state, before the wait; True: the wait is to end.
+            seen: gets the state, before the wait; True: nothing more is to be done.
             look: called now and then; True: the same.
         """
-        if told is not None:
-            self.tell(told)
         if seen(self.store.compare_set(state[0], "", state[1])):
             return False
+        if told is not None:
+            self.tell(told, None, seen)
         slice_ns = self._slices[0]
         while True:
             left = deadline - monotonic_ns()
@@ -112,11 +119,15 @@ class WireWorld(World):
         asked: list[Asked] = [(Op.SET, (self._key(key), value))]
         return asked if gone is None else [*asked, (Op.DELETE_KEY, (self._key(gone),))]
 
-    def tell(self, told: Told) -> None:
-        if told[2] is None:
-            super().tell(told)
-        else:
-            self._wire._ask(f"set({told[0]!r})", self._asked(told))
+    def _state(self, state: tuple[str, str]) -> Asked:
+        return Op.COMPARE_SET, (self._key(state[0]), b"", state[1].encode())
+
+    def tell(self, told: Told, state: tuple[str, str] | None, seen: Seen) -> None:
+        first = [] if state is None else [self._state(state)]
+        last = [ping()] if told[2] is None else []  # nothing else would be answered
+        answers = self._wire._ask(f"set({told[0]!r})", [*first, *self._asked(told), *last])
+        if first:
+            seen(bytes(answers[0]))
 
     def meet(
         self,
@@ -124,14 +135,14 @@ class WireWorld(World):
         state: tuple[str, str],
         keys: Sequence[str],
         deadline: int,
-        seen: Callable[[bytes], bool],
+        seen: Seen,
         look: Callable[[], bool],
     ) -> bool:
-        first = [*self._asked(told), (Op.COMPARE_SET, (self._key(state[0]), b"", state[1].encode()))]
+        first = [self._state(state), *self._asked(told)]
         raws = [self._key(key)[1:] for key in keys]
 
         def answered(answers: list[Any]) -> bool:
-            return seen(bytes(answers[-1]))
+            return seen(bytes(answers[0]))
 
         return self._wire._ask_and_await(f"wait at {state[0]!r}", first, raws, deadline, answered, look)
 
