@@ -69,23 +69,24 @@ class ForeignStore(Store):
         lacks = [verb for verb in VERBS if not callable(getattr(below, verb, None))]
         if lacks:
             raise TypeError(f"a store needs {', '.join(VERBS)}; {type(below).__name__} has no {', '.join(lacks)}")
-        self._below: Final = below
+        self._below = below
+        self._kind: Final = type(below)
         self._timeout = getattr(below, "timeout", DEFAULT)
         self._clones: list[Any] = []
         self._closed = False
 
     @property
     def capabilities(self) -> Capabilities:
-        name = type(self._below).__name__
+        name = self._kind.__name__
         wire = name == "TCPStore"
         return Capabilities(
             cross_process=wire or name == "FileStore",
             cross_host=wire,
-            queues=hasattr(self._below, "queue_push"),
-            list_keys=hasattr(self._below, "list_keys"),
+            queues=hasattr(self._kind, "queue_push"),
+            list_keys=hasattr(self._kind, "list_keys"),
             barrier=False,
             bad_add_disconnects=True,
-            extra_internal_keys=1 if wire else 0,
+            extra_internal_keys=0 if not wire or hasattr(self._kind, "list_keys") else 1,
         )
 
     @property
@@ -209,20 +210,22 @@ class ForeignStore(Store):
     def multi_get(self, keys: Keys, timeout: Timeout | None = None) -> list[bytes]:
         raws = keys_bytes(keys)
         self._wait("multi_get", raws, timeout)
-        if not hasattr(self._below, "multi_get"):
+        if not hasattr(self._kind, "multi_get"):
             return [self.get(raw, 0) for raw in raws]
         return [bytes(value) for value in self._do("multi_get", lambda store: store.multi_get(raws))] if raws else []
 
     def multi_set(self, keys: Keys, values: Values) -> None:
         pairs = pairs_bytes(keys, values)
         self._open()
-        if not hasattr(self._below, "multi_set"):
+        if not hasattr(self._kind, "multi_set"):
             for raw, data in pairs.items():
                 self.set(raw, data)
         elif pairs:
             self._do("multi_set", lambda store: store.multi_set(list(pairs), list(pairs.values())))
 
     def num_keys(self) -> int:
+        if hasattr(self._kind, "list_keys"):  # torch's num_keys counts the worker counter, where there is one
+            return len(self.list_keys())
         return int(self._do("num_keys", lambda store: store.num_keys()))
 
     def list_keys(self) -> list[str]:
@@ -240,7 +243,8 @@ class ForeignStore(Store):
         deadline = min(monotonic_ns() + span_ns(self._timeout), FOREVER)
         while True:
             try:
-                return bytes(self._open().queue_pop(raw, False))
+                below = self._open()
+                return bytes(below.queue_pop(raw, False))
             except Exception as error:
                 if not any(kind.__name__ == "QueueEmptyError" for kind in type(error).__mro__):
                     raise self._ended(doing, error) from error
@@ -253,19 +257,20 @@ class ForeignStore(Store):
         return int(self._do(f"queue_len({shown(raw)})", lambda store: store.queue_len(raw)))
 
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
-        """See `Store`. By the keys of c10d's own fallback, as not every such store has the verb."""
+        """See `Store`. By a count under the key and a key `…/last_member`, as not every such store has the verb."""
         raw = key_bytes(key)
         if isinstance(world_size, bool) or not isinstance(world_size, int):
             raise TypeError(f"world_size must be an int, not {type(world_size).__name__}")
         if not 1 <= world_size <= WORLD_MAX:
             raise ValueError(f"world_size must be 1 to {WORLD_MAX}, got {world_size}")
-        count, last = raw + b"/num_members", raw + b"/last_member"
-        if self.add(count, 1) >= world_size:
+        span_ns(self._timeout if timeout is None else timeout)  # refused before it counts
+        last = raw + b"/last_member"
+        if self.add(raw, 1) >= world_size:
             self.set(last, b"1")
         try:
             self._wait(f"barrier({shown(raw)}, {world_size})", [last], timeout)
         except StoreTimeoutError as error:
-            arrived = self.add(count, 0)
+            arrived = self.add(raw, 0)
             raise BarrierTimeoutError(
                 f"{error}: {arrived} of {world_size} arrived",
                 key=key_text(raw),
@@ -285,7 +290,7 @@ class ForeignStore(Store):
 
     def close(self) -> None:
         """Lets go of its clones; the store below has no close, and ends with its last reference."""
-        self._closed = True
+        self._closed, self._below = True, None
         self._clones.clear()
 
     def __enter__(self) -> Self:
@@ -293,9 +298,8 @@ class ForeignStore(Store):
         return self
 
     def __repr__(self) -> str:
-        kind = type(self._below)
         place = f"{self._below.host!r}, {self._below.port}" if hasattr(self._below, "port") else ""
-        return f"{kind.__module__}.{kind.__qualname__}({place})"
+        return f"{self._kind.__module__}.{self._kind.__qualname__}({place})"
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{self!r} cannot be pickled")

@@ -169,7 +169,8 @@ class Desk:
     def gone(self) -> dict[int, Any]:
         """The local ranks that died or left, with their records; none on a store that knows nobody."""
         peers = peers_of_store(self._node)
-        return {} if peers is None else {one.rank: one for one in peers() if one.state in ("dead", "left")}
+        gone = [] if peers is None else [one for one in peers() if one.state in ("dead", "left")]
+        return {one.rank: one for one in gone if one.rank is not None}
 
     # -- what they bring ----------------------------------------------------------------------------------------------
 
