@@ -303,9 +303,9 @@ class Cluster(Team):
 
     # -- services -----------------------------------------------------------------------------------------------------
 
-    def serve(self, host: Host, port: int = 0) -> Served:
+    def serve(self, host: Host, port: int = 0, *, before_others: bool = False) -> Served:
         """A TCPStoreServer over a HashStore, in a process of its own on that host."""
-        process = self._start_on(host, _serve_store, host.address, port)
+        process = self._start_on(host, _serve_store, host.address, port, before_others)
         self._services.append(process)
         return Served(process)
 
@@ -324,10 +324,12 @@ class Cluster(Team):
         super().overrun(why)
 
 
-def _serve_store(me: Any, host: str, port: int) -> None:
+def _serve_store(me: Any, host: str, port: int, before_others: bool) -> None:
     from shmstore import HashStore
     from shmstore.tcp.server import TCPStoreServer
 
+    if before_others:
+        ns.before_others(1)
     with HashStore() as keys, TCPStoreServer(keys, host, port) as server:
         me.say((host, server.port))
         while me.hear():  # for ever: it ends with its host

@@ -3,8 +3,8 @@
     hosts  <-- TCP -->  relay  <-- TCP -->  server
 
 Each connection is one on either side. What comes is read at once, however much it is, and goes on its way after the
-delay, in order: a delay is no limit of the throughput. The relay goes before all other processes (SCHED_FIFO, where it
-may), as a wire does not wait for a processor; what it adds to the delay is in the counts (`late_us`).
+delay, in order: a delay is no limit of the throughput. The relay goes before all other processes (SCHED_RR, where it
+may), as a wire does not wait for a processor; by how much what it sends is late is in the counts (`late_us`).
 
 - A connection is made to the server as soon as a host connects. The host is answered at once, by the relay's kernel; so
   that connecting is not for nothing, its first bytes are held for the round trip that the handshake would have taken.
@@ -27,7 +27,7 @@ import socket
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -469,22 +469,6 @@ class Wire:
         self.logged = 0
 
 
-def before_others() -> str:
-    """Makes this process go first; what could be had."""
-    ctypes.CDLL(None).prctl(ns.PR_SET_TIMERSLACK, 1)
-    ways: list[tuple[str, Callable[[], Any]]] = [
-        ("SCHED_FIFO", lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))),
-        ("nice -20", lambda: os.nice(-20)),
-    ]
-    for name, way in ways:
-        try:
-            way()
-        except OSError:
-            continue
-        return name
-    return "nothing"
-
-
 def main(me: Any, host: str, to: tuple[str, int], delay_s: float) -> None:
-    before_others()
+    ns.before_others(2)
     Wire(me, host, to, delay_s).run()

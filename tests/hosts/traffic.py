@@ -3,14 +3,17 @@
     python tests/hosts/traffic.py                                          # 1, 2, 4 and 8 nodes of 8 ranks: a minute
     python tests/hosts/traffic.py --nodes 2 --ranks 2 --rounds 3           # a quick look
     python tests/hosts/traffic.py --json traffic.json --plot traffic.svg
+    python tests/hosts/traffic.py --show traffic.json                      # what was measured before
 
 Each node is a host of a cluster (cluster.py), the server has a host of its own, and all connections go through a relay
-that delays each direction and counts. A round: all ranks but one arrive; when nothing passes the relay any more, the
+that delays each direction and counts. In a round all ranks but one arrive; when nothing passes the relay any more, the
 last one does. From its arrival to the last release it takes so many round trips, of two delays each. Who is last goes
-round: the last rank, the first, one in the middle. A message is a request or an answer of the protocol; a write is what
-was sent at once, which may be several of them.
+round: the last rank, the first, one in the middle. Messages are requests and answers of the protocol; a write is what
+was sent at once, which may be several of them. Both, and bytes, are those of a round.
 
-All processes share this machine's cores: beside the round trips, each release of 64 takes its time on them.
+All processes share this machine's cores, and go before its others where they may (SCHED_RR). What that costs beside the
+round trips is shown as "no delay": the same time with a relay that sends on at once. Where that is much, a longer delay
+(--delay-ms 10) says how many round trips there are.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+sys.path.insert(1, str(Path(__file__).parents[1]))  # harness
 
 import namespaces
 from cluster import Address, Cluster, Process, Rank, Relay
@@ -49,7 +52,7 @@ def flat(stack: ExitStack, rank: Rank, address: Address) -> Any:
 
 def hybrid(stack: ExitStack, rank: Rank, address: Address) -> Any:
     """Memory inside the node, the server across nodes."""
-    node = stack.enter_context(ShmStore("traffic", timeout=PATIENCE_S))
+    node = stack.enter_context(ShmStore("traffic", rank=rank.local, timeout=PATIENCE_S))
     world = stack.enter_context(TCPStore(*address, timeout=PATIENCE_S))
     made = _hybrid_class()(
         node,
@@ -89,6 +92,7 @@ WAYS: Final = ("elastic.barrier", "elastic.synchronize", "Store.barrier", "Barri
 
 def member(me: Any, rank: Rank, kind: str, address: Address, size: int) -> None:
     """A rank: meets as it is told, until it is killed; says when it came and when it left."""
+    namespaces.before_others(1)
     with ExitStack() as stack:
         meet = ways(STORES[kind](stack, rank, address), rank, b"%d" % rank.number * size)
         me.ready()
@@ -117,6 +121,8 @@ class Row:
     bytes: float
     ops: dict[str, float]
     round_trips: list[float]
+    own_ms: float
+    """The same time without any delay: what the processes and the relay need on this machine."""
     late_us: float
     """The 99th percentile of what the relay added to a delay."""
 
@@ -143,7 +149,7 @@ def measure(kind: str, nodes: int, plan: Plan) -> list[Row]:
     """A cluster of that many nodes, all ways on it."""
     with Cluster(nodes + 1, budget=300) as cluster:
         *hosts, host = cluster.hosts
-        relay = cluster.relay(cluster.serve(host).address, plan.delay_s)
+        relay = cluster.relay(cluster.serve(host, before_others=True).address, plan.delay_s)
         ranks = cluster.start_ranks(plan.per_node, member, kind, relay.address, plan.size, hosts=hosts)
         cluster.go()
         return [measure_way(kind, way, nodes, plan, relay, ranks) for way in plan.ways]
@@ -161,6 +167,10 @@ def measure_way(kind: str, way: str, nodes: int, plan: Plan, relay: Relay, ranks
     total, n = counts.total, plan.rounds
     assert total.unread == 0, "not all was of the protocol"
     late = sorted(counts.late_us) or [0.0]
+    relay.delay(0.0)
+    own = [one_round(way, f"own{i}", relay, ranks, lasts[i % 3]) for i in range(max(3, plan.rounds // 3))]
+    relay.quiet(QUIET_S)
+    relay.delay(plan.delay_s)
     return Row(
         store=kind,
         way=way,
@@ -172,6 +182,7 @@ def measure_way(kind: str, way: str, nodes: int, plan: Plan, relay: Relay, ranks
         bytes=total.bytes / n,
         ops={op: count / n for op, count in Counter(total.ops).most_common()},
         round_trips=[span / (2 * plan.delay_s) for span in spans],
+        own_ms=statistics.median(own) * 1e3,
         late_us=late[int(len(late) * 0.99)],
     )
 
@@ -196,18 +207,19 @@ def one_round(way: str, key: str, relay: Relay, ranks: Sequence[Process], last: 
 
 
 def table(rows: Sequence[Row]) -> str:
-    head = f"{'':20} {'':7} {'nodes':>5} {'ranks':>5} {'messages':>9} {'writes':>8} {'bytes':>10}   {'round trips':<22}"
-    lines = [
-        head,
-        f"{'':20} {'':7} {'':5} {'':5} {'a round':>9} {'a round':>8} {'a round':>10}   median (least to most)",
-    ]
+    head = f"{'':20} {'':7} {'nodes':>5} {'ranks':>5} {'messages':>9} {'writes':>8} {'bytes':>10}"
+    lines = [f"{head}   {'round trips':<22}  no delay", f"{'':72}{'median (least to most)':<22}        ms"]
     for row in sorted(rows, key=lambda row: (WAYS.index(row.way), row.nodes, row.store)):
         trips = f"{row.median:6.2f} ({min(row.round_trips):.2f} to {max(row.round_trips):.2f})"
         lines.append(
             f"{row.way:20} {row.store:7} {row.nodes:5} {row.ranks:5} {row.messages:9.1f} {row.writes:8.1f} "
-            f"{row.bytes:10.0f}   {trips}"
+            f"{row.bytes:10.0f}   {trips:<22}  {row.own_ms:8.2f}"
         )
     return "\n".join(lines)
+
+
+def save(plan: Plan, rows: Sequence[Row], path: Path) -> None:
+    path.write_text(json.dumps({"plan": asdict(plan), "rows": [asdict(row) for row in rows]}, indent=1))
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -246,11 +258,19 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="its suffix is the format")
+    parser.add_argument("--show", type=Path, help="measures nothing: the table, and plot, of such a JSON file")
     asked = parser.parse_args()
+    rows = [Row(**row) for row in json.loads(asked.show.read_text())["rows"]] if asked.show else run(asked)
+    print(table(rows))
+    if asked.plot:
+        draw(rows, asked.plot)
+
+
+def run(asked: argparse.Namespace) -> list[Row]:
     if namespaces.why_not():
         sys.exit(f"no hosts of network namespaces here: {namespaces.why_not()}")
     plan = Plan(asked.nodes, asked.ranks, asked.rounds, asked.delay_ms / 1e3, asked.bytes, asked.ways)
-    rows = []
+    rows: list[Row] = []
     for kind in asked.stores:
         if kind == "hybrid" and _hybrid_class() is None:
             print("shmstore.HybridStore is not there: flat only", file=sys.stderr)
@@ -258,11 +278,9 @@ def main() -> None:
         for nodes in plan.nodes:
             rows += measure(kind, nodes, plan)
             print(f"{kind}, {nodes} nodes: measured", file=sys.stderr)
-    print(table(rows))
     if asked.json:
-        asked.json.write_text(json.dumps({"plan": asdict(plan), "rows": [asdict(row) for row in rows]}, indent=1))
-    if asked.plot:
-        draw(rows, asked.plot)
+        save(plan, rows, asked.json)
+    return rows
 
 
 if __name__ == "__main__":
