@@ -7,6 +7,7 @@ has failed in the world (`_hybrid_world`).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from shmstore._barrier_keys import ROOM, Arrival, KeyBarrier, Known, State
 from shmstore._barrier_words import Break, Missing, peer_text
 from shmstore._deadline import FOREVER
-from shmstore._hybrid_desk import LATE, Desk
+from shmstore._hybrid_desk import LATE, NOBODY, Desk
 from shmstore._keys import KEY_MAX, key_text
 from shmstore.barrier import Attempt, nodes_of, peers_of_store
 from shmstore.errors import StoreConnectionError, StoreError
@@ -116,6 +117,10 @@ class HybridBarrier(KeyBarrier):
         except StoreConnectionError as error:
             self._desk.lose(epoch, f"rank {self._rank} (node {self._home.node_rank}): {error}")
             raise
+        except BaseException:
+            with suppress(StoreError):  # its own handle may be closed
+                self._desk.resign(epoch, self._local)
+            raise
         return index
 
     def _begin(self, attempt: Attempt) -> int:
@@ -215,7 +220,7 @@ class HybridBarrier(KeyBarrier):
         gather = self._desk.gather()
         if gather is None or gather.epoch != epoch or gather.leader == self._local:
             return gather
-        if gather.leader in self._desk.gone():
+        if gather.leader == NOBODY or gather.leader in self._desk.gone():
             self._desk.take_over(gather, self._local)
             return self._desk.gather()
         return gather

@@ -22,12 +22,14 @@ from shmstore.shm import ShmStore
 if TYPE_CHECKING:
     from shmstore.store import Store
 
-__all__ = ["LATE", "OVER", "Desk", "Gather", "unwatched"]
+__all__ = ["LATE", "NOBODY", "OVER", "Desk", "Gather", "unwatched"]
 
 OVER: Final = b"over"
 """The bell: look at `now`."""
 LATE: Final = b"late"
 """The same; and the epoch was over before the node's leader had first looked, so that all who rest here came late."""
+NOBODY: Final = -1
+"""The leader where the one that was has given up."""
 LOST: Final = b"lost "
 """The bell: a rank of the node cannot reach the world; why follows."""
 
@@ -39,7 +41,7 @@ class Gather:
     Attributes:
         epoch: which.
         mask: bit i: local rank i has come.
-        leader: the local rank that acts in the world.
+        leader: the local rank that acts in the world, or NOBODY.
         sure: the world was seen in this epoch, by the leader, or one of the node has broken or reset it.
         before: the epoch that was gathered here before this one, or -1.
     """
@@ -111,10 +113,10 @@ class Desk:
                 new = Gather(epoch, bit, local_rank)
             elif old.epoch < epoch:
                 new = Gather(epoch, bit, local_rank, before=old.epoch)
-            elif old.mask & bit:
+            elif old.mask & bit and old.leader != NOBODY:
                 return old
             else:
-                new = replace(old, mask=old.mask | bit)
+                new = replace(old, mask=old.mask | bit, leader=local_rank if old.leader == NOBODY else old.leader)
             if self._change(old, new):
                 if old is not None and old.epoch < epoch and old.before >= 0:
                     self._node.delete_key(self._bell(old.before))
@@ -126,6 +128,14 @@ class Desk:
             old = self.gather()
             if old is None or old.epoch != epoch or old.sure or self._change(old, replace(old, sure=True)):
                 return
+
+    def resign(self, epoch: int, local_rank: int) -> None:
+        """The rank gives up and leads no more, if it did: the next one to look does."""
+        old = self.gather()
+        while old is not None and (old.epoch, old.leader) == (epoch, local_rank):
+            if self._change(old, replace(old, leader=NOBODY)):
+                return
+            old = self.gather()
 
     def take_over(self, old: Gather, local_rank: int) -> None:
         """Puts this rank in the place of a leader that is gone, unless another was faster."""

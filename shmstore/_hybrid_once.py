@@ -12,11 +12,11 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from shmstore._barrier_hybrid import HybridBarrier
-from shmstore._barrier_words import NAMED_MAX, named, span_text
+from shmstore._barrier_words import NAMED_MAX, Break, named, span_text
 from shmstore._deadline import seconds
 from shmstore._keys import VALUE_MAX
 from shmstore.barrier import Attempt
-from shmstore.errors import BarrierTimeoutError, StoreTimeoutError
+from shmstore.errors import BarrierTimeoutError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,13 +64,8 @@ class Once(HybridBarrier):
         if self._value is None:
             return []
         data = self._desk.kept()
-        if data is None:  # it was over before this node came to it
-            keys = self._nodes(0)
-            try:
-                data = _packed(self._at.multi_get(keys, 5))
-            except StoreTimeoutError as error:
-                raise StoreTimeoutError(f"{error}: all came, and their values were deleted", keys=error.keys) from None
-            self._desk.keep(data)
+        if data is None:
+            raise StoreError(f"{self!r}: its keys in the node were removed by others")
         return [value for blob in _parts(data) for value in _parts(blob)]
 
     def _begin(self, attempt: Attempt) -> int:  # noqa: ARG002 -- the barrier's
@@ -88,11 +83,18 @@ class Once(HybridBarrier):
             return b"1"
         blob = _packed(self._desk.brought())
         if len(blob) > VALUE_MAX:
+            self._break(0, Break("abort", self._rank, note="the values of its node are too long"))
             raise ValueError(f"{self.key!r}: the values of a node have {len(blob)} bytes together, at most {VALUE_MAX}")
         return blob
 
     def _wanted(self, epoch: int) -> list[str]:
         return self._nodes(epoch) if self._value is not None else []
+
+    def _post(self, state: State) -> None:
+        """See HybridBarrier. Where this node did not decide, its values are still to come, before it is told."""
+        if state.epoch > 0 and self._value is not None and self._desk.kept() is None:
+            self._got(self._at.multi_get(self._nodes(0)))
+        super()._post(state)
 
     def _got(self, values: list[bytes]) -> None:
         if values:

@@ -16,15 +16,14 @@ from shmstore._deadline import FOREVER, Timeout, as_timedelta, seconds, span_ns
 from shmstore._foreign import ForeignStore
 from shmstore._hybrid_desk import unwatched
 from shmstore._hybrid_once import Once
+from shmstore._hybrid_open import Parting, close_at_exit, halves
 from shmstore._hybrid_world import World, world_of
 from shmstore._job import Place, place_of
 from shmstore._keys import Key, Keys, Value, Values, key_bytes, key_text, keys_bytes, pairs_bytes, shown, value_bytes
 from shmstore.barrier import peers_of_store
 from shmstore.errors import StoreClosedError, StoreTimeoutError
-from shmstore.prefix import PrefixStore
 from shmstore.shm import ShmStore
 from shmstore.store import Capabilities, Store
-from shmstore.tcp.client import TCPStore
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -99,6 +98,7 @@ class HybridStore(Store):
         node.set_timeout(self._timeout)
         self._rest: Store | None = None
         self._says: World | None = None
+        self._parting: Parting | None = None
         self._closed = False
 
     @classmethod
@@ -127,22 +127,20 @@ class HybridStore(Store):
     @classmethod
     def at(cls, place: Place, *, name: str | None = None, timeout: Timeout, **options: Any) -> HybridStore:
         """The store of a process whose place in the job is known: see `from_env`."""
-        local = place.local_world_size
-        node = ShmStore(name or place.name, rank=place.rank % local, world_size=local, timeout=timeout, **options)
-        try:
-            world = TCPStore(place.host, place.port, is_master=place.hosts, timeout=timeout, multi_tenant=True)
-            prefixed = PrefixStore(place.prefix, world) if place.prefix else world
-        except BaseException:
-            node.close()
-            raise
-        return cls(
+        node, world = halves(place, name, timeout, options)
+        size = place.local_world_size
+        made = cls(
             node,
-            prefixed,
-            node_rank=place.rank // local,
-            num_nodes=place.world_size // local,
-            local_rank=place.rank % local,
-            local_world_size=local,
+            world,
+            node_rank=place.rank // size,
+            num_nodes=place.world_size // size,
+            local_rank=place.rank % size,
+            local_world_size=size,
         )
+        if not place.prefix:  # a server of the job's own
+            made._parting = Parting(place)
+        close_at_exit(made)
+        return made
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
@@ -420,7 +418,12 @@ class HybridStore(Store):
         }
 
     def close(self) -> None:
-        """Closes both halves; the world's server too, where this handle hosts it. Idempotent."""
+        """Closes both halves; the world's server too, where this handle hosts it. Idempotent.
+
+        One that `connect` or `from_env` made host it waits, for 5 s at most, until all other nodes have closed theirs.
+        """
+        if self._parting is not None and not self._closed:
+            self._parting.leave(self._node, self._signals().store)
         self._closed = True
         try:
             if self._says is not None:
