@@ -1,8 +1,8 @@
 """The two halves of a HybridStore by the place in the job, and how their owners part.
 
 Rank 0 hosts the world's server in its process: gone, it takes answers with it that others have not read. So its `close`
-waits until all other nodes are through, for 5 s at most. A node is through when all its ranks have closed: the last
-one says so in the world.
+waits until all other nodes are through, for 5 s at most. A node is through when all its ranks have closed or died: the
+last one says so in the world.
 
     hybrid/bye        how many of the node's ranks have closed  the node; added to by each but the host
     hybrid/bye/n{i}   node i is through                         the world; set by its last, waited for by the host
@@ -16,6 +16,7 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from shmstore.barrier import peers_of_store
 from shmstore.errors import StoreError
 from shmstore.prefix import PrefixStore
 from shmstore.shm import ShmStore
@@ -41,6 +42,11 @@ class Parting:
         self._hosts = place.hosts
         self._pid = os.getpid()
 
+    def _dead(self, node: Store) -> int:
+        """How many of the node's ranks will never close."""
+        peers = peers_of_store(node)
+        return 0 if peers is None else sum(one.rank is not None and one.state == "dead" for one in peers())
+
     def leave(self, node: Store, world: Store) -> None:
         if os.getpid() != self._pid:
             return
@@ -48,7 +54,7 @@ class Parting:
         with suppress(StoreError):
             if self._hosts:
                 world.wait([f"hybrid/bye/n{i}" for i in range(self._nodes) if i != self._node], PATIENCE_S)
-            elif node.add("hybrid/bye", 1) == self._size:
+            elif node.add("hybrid/bye", 1) + self._dead(node) >= self._size:
                 world.set(f"hybrid/bye/n{self._node}", b"1")
 
 

@@ -231,9 +231,7 @@ def _hybrid(address: Address, options: Options) -> Store:
         local = number_of("LOCAL_WORLD_SIZE")
     check_ranks(None, local)
     if world_size % local:
-        raise ValueError(
-            f"world_size {world_size} is not a multiple of local_world_size {local}: nodes are of one size"
-        )
+        raise ValueError(f"world_size {world_size} is no multiple of local_world_size {local}: nodes are of one size")
     hosts = options.pop("is_master", rank == 0)
     if not isinstance(hosts, bool):
         raise TypeError(f"is_master must be a bool, not {type(hosts).__name__}")
