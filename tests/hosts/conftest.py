@@ -9,10 +9,14 @@ import pytest
 from cluster import Cluster
 
 
-@pytest.fixture(autouse=True)
-def hosts_and_none_left() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="session")
+def hosts() -> None:
     if namespaces.why_not():
         pytest.skip(f"no hosts of network namespaces here, so that nothing is tested across: {namespaces.why_not()}")
+
+
+@pytest.fixture(autouse=True)
+def none_left(hosts: None) -> Iterator[None]:
     Cluster.made.clear()
     yield
     if Cluster.made:

@@ -38,9 +38,12 @@ from shmstore.tcp.codec import ANSWER, FrameError, Incoming, Op, Request, Signal
 PIECE: Final = 1 << 18
 HELD_MAX: Final = 64 << 20
 """Bytes of one direction of a connection that the relay holds for a reader who does not read."""
+SO_TIMESTAMPNS: Final = 35
+AGE_MAX_NS: Final = 5_000_000
 SPIN_NS: Final = 60_000
 """The last part of a delay is not slept: a timer wakes some tens of microseconds late."""
 IN, OUT, GONE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
+TIMESPEC: Final = struct.Struct("@qq")
 END: Final = b""
 """In place of a piece: the end of the direction."""
 RST: Final = None
@@ -180,6 +183,15 @@ class Link:
         self.closed = False
 
 
+def age_ns(told: list[tuple[int, int, bytes]]) -> int:
+    """How long ago the kernel had it: a delay begins when something comes, not when this process has woken up."""
+    for level, kind, data in told:
+        if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+            seconds, ns = TIMESPEC.unpack(data)
+            return min(max(0, time.time_ns() - seconds * 1_000_000_000 - ns), AGE_MAX_NS)  # somebody may set the clock
+    return 0
+
+
 class Timer:
     """A timerfd: epoll's own timeout is one of whole milliseconds."""
 
@@ -274,11 +286,11 @@ class Wire:
         self.timer.set(at)
         return False
 
-    def take(self, direction: Direction, piece: Piece) -> None:
-        """Something came: it is due after the delay, and after what came before it."""
+    def take(self, direction: Direction, piece: Piece, age_ns: int = 0) -> None:
+        """Something came, so long ago: it is due after the delay, and after what came before it."""
         now = time.monotonic_ns()
         self.last_came = now
-        due = max(now + self.delay_ns, self.last_due)
+        due = max(now - age_ns + self.delay_ns, self.last_due)
         if direction.born_ns > due:  # the handshake takes its time, which holds up this connection only
             due = direction.born_ns
         else:
@@ -357,6 +369,7 @@ class Wire:
             for sock in (host, server):
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             server.connect_ex(self.to)
             link = Link(host, server, peer, time.monotonic_ns() + 3 * self.delay_ns)
             self.readers.append(link.reader)
@@ -386,13 +399,13 @@ class Wire:
                 self.no_more(comes, reset=bool(event & select.EPOLLERR))
             return
         try:
-            piece = comes.source.recv(PIECE)
+            piece, told, _, _ = comes.source.recvmsg(PIECE, 64)
         except BlockingIOError:
             return
         except OSError:
             self.no_more(comes, reset=True)
             return
-        self.take(comes, piece)
+        self.take(comes, piece, age_ns(told))
         if not piece:
             comes.ended = True
             self.look(comes.source)

@@ -55,6 +55,15 @@ def connect(me: Any, address: Address) -> None:
     obey(me, socket.create_connection(address, timeout=20))
 
 
+def how_it_ends(me: Any, address: Address) -> str:
+    """Of a connection that says nothing; it may have ended before it is known to be there."""
+    try:
+        with socket.create_connection(address, timeout=20) as sock:
+            return repr(sock.recv(1))
+    except OSError as error:
+        return type(error).__name__
+
+
 def obey(me: Any, sock: socket.socket) -> None:
     """Until it is killed: "send" bytes, "recv" and "eof" within seconds, "shut" its direction."""
     sock.settimeout(20)
