@@ -145,6 +145,13 @@ class ForeignStore(Store):
                 timeout=seconds(span),
             )
 
+    def _rest(self, doing: str, raws: Sequence[bytes], ns: int) -> bool:
+        """Waits for the keys once, for so long; False when they did not come. Asks nothing else."""
+        waiter = self._waiter(self._open())
+        came = self._slept(waiter, doing, raws, ns)
+        self._give(waiter)
+        return came
+
     def _slept(self, waiter: Any, doing: str, raws: Sequence[bytes], ns: int) -> bool:
         """One slice; False when the keys did not come."""
         try:  # c10d counts whole milliseconds, and 0 is for ever to some

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic_ns
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from shmstore._foreign import ForeignStore
 from shmstore.errors import StoreTimeoutError
@@ -26,17 +26,15 @@ Told = tuple[str, bytes, str | None]
 
 Seen = Callable[[bytes], bool]
 
-SLICES_NS: Final = (100_000_000, 100_000_000)
-FOREIGN_SLICES_NS: Final = (250_000_000, 1_000_000_000)
-"""The first slice of a wait, and the longest. torch's TCPStore writes two lines to stderr for each that ends so."""
-
 
 class World:
     """A store of any kind."""
 
+    _slices: ClassVar[tuple[int, int]] = (100_000_000, 100_000_000)
+    """The first slice of a wait, and the longest."""
+
     def __init__(self, store: Store) -> None:
         self.store: Final = store
-        self._slices: Final = FOREIGN_SLICES_NS if isinstance(store, ForeignStore) else SLICES_NS
 
     def tell(self, told: Told, state: tuple[str, str] | None, seen: Seen) -> None:
         """Sets the one key, and deletes the other; before that it reads the state, where `state` says of which.
@@ -78,14 +76,19 @@ class World:
             left = deadline - monotonic_ns()
             if left <= 0:
                 return self.store.check(list(keys))
-            try:
-                self.store.wait(list(keys), min(left, slice_ns) / 1e9)
-            except StoreTimeoutError:
-                if look():
-                    return False
-                slice_ns = min(2 * slice_ns, self._slices[1])
-            else:
+            if self._rest(keys, min(left, slice_ns)):
                 return True
+            if look():
+                return False
+            slice_ns = min(2 * slice_ns, self._slices[1])
+
+    def _rest(self, keys: Sequence[str], ns: int) -> bool:
+        """Waits for the keys for so long; False when they did not come."""
+        try:
+            self.store.wait(list(keys), ns / 1e9)
+        except StoreTimeoutError:
+            return False
+        return True
 
     def decide(self, key: str, old: str, new: str, wanted: Sequence[str]) -> tuple[bytes, list[bytes]]:
         """compare_set; what stands there then, and the values of keys that are there if `new` does."""
@@ -99,6 +102,19 @@ class World:
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of keys that are never deleted; None for those that are not there."""
         return [self.store.get(key) if self.store.check([key]) else None for key in keys]
+
+
+class ForeignWorld(World):
+    """An object with c10d's verbs. torch's TCPStore writes two lines to stderr for each slice that ends in vain."""
+
+    _slices: ClassVar[tuple[int, int]] = (250_000_000, 1_000_000_000)
+
+    def __init__(self, store: ForeignStore) -> None:
+        super().__init__(store)
+        self._foreign: Final = store
+
+    def _rest(self, keys: Sequence[str], ns: int) -> bool:
+        return self._foreign._rest("wait", [key.encode("utf-8", "surrogateescape") for key in keys], ns)
 
 
 class WireWorld(World):
@@ -164,6 +180,8 @@ def world_of(store: Store) -> World:
     before, below = b"", made
     while isinstance(below, PrefixStore):
         before, below = below._before_raw + before, below.underlying_store
+    if isinstance(made, ForeignStore):
+        return ForeignWorld(made)
     if not isinstance(below, WireStore):
         return World(made)
     below.set_timeout(0)  # who does not answer is given 5 s
