@@ -85,6 +85,10 @@ def party(me: Me, name: str, port: int, rank: int, ranks: int, size: int) -> Non
                 barrier.abort()
                 me.say("aborted")
                 continue
+            if what == "limit":
+                store.set_timeout(1.5)
+                me.say("limited")
+                continue
             if what != "wait":
                 stand_still(me, what)
                 me.say("ready")
@@ -261,6 +265,24 @@ def test_one_that_breaks_and_dies_before_it_wakes_the_others(crew: Crew) -> None
     crew.kill(0)
     for kind, *_ in crew.heard(1, 2, 3):
         assert kind == "broken"
+
+
+def test_a_whole_node(crew: Crew) -> None:
+    """Nobody is left to tell: the others' time runs out, and the error names the node and its ranks."""
+    assert crew.say("limit", 0, 1) == ["limited"] * 2
+    crew.tell("wait", 3)
+    crew.until_waiting(1)
+    for rank in (2, 3):
+        crew.kill(rank)
+    crew.tell("wait", 0, 1)
+    for kind, text, _ in crew.heard(0, 1):
+        assert kind == "broken"
+        assert "missing rank 2" in text
+    for child in crew.ranks.values():
+        child.say("end")
+    assert [child.result() for child in crew.ranks.values()] == [None, None]
+    crew.ranks.clear()
+    ShmStore(f"{crew.name}.1").close()  # the last of a segment was killed: the next to come removes it
 
 
 def test_an_abort_reaches_all(crew: Crew) -> None:

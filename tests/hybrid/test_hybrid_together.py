@@ -9,7 +9,15 @@ import pytest
 from clusters import LONG, Cluster, clusters
 from kinds import warm_torch
 
-from shmstore import BarrierTimeoutError, HybridStore, PrefixStore, StoreConnectionError, checkpoint, elastic
+from shmstore import (
+    BarrierTimeoutError,
+    BrokenBarrierError,
+    HybridStore,
+    PrefixStore,
+    StoreConnectionError,
+    checkpoint,
+    elastic,
+)
 from shmstore.barrier import Barrier
 from shmstore.tcp import connection
 from shmstore.testing.contract import Later, in_threads
@@ -177,8 +185,8 @@ class TestTheWire:
             n = nodes * size
             barriers = [Barrier(of(size).open(rank, n), f"b{nodes}.{size}", n, rank) for rank in range(n)]
             found[nodes, size] = self.counted(writes, n, lambda i, _, barriers=barriers: barriers[i].wait(LONG))
-        assert found[2, 2][0] == found[2, 4][0] == found[2, 8][0] <= 3 * 2
-        assert found[3, 4][0] <= 3 * 3
+        for (nodes, _), (writes_of_one, _) in found.items():
+            assert nodes <= writes_of_one <= 3 * nodes, found
 
     def test_synchronize_moves_one_blob_a_node(self, of: Callable[[int], Cluster], writes: list[int]) -> None:
         found = {}
@@ -189,9 +197,41 @@ class TestTheWire:
             found[size] = self.counted(
                 writes, n, lambda i, turn, s=stores, n=n: elastic.synchronize(s[i], value, i, n, f"{n}/{turn}", LONG)
             )
-        assert found[2][0] == found[8][0] <= 3 * 2
+        assert max(found[2][0], found[8][0]) <= 3 * 2
         for size, (_, count) in found.items():
             assert 2 * size * 1000 < count < 2 * size * 1000 + 2000 + 2 * size * 8
+
+
+@pytest.mark.parametrize("shape", [(2, 2)])
+@pytest.mark.parametrize("kind", ["ours"])
+def test_keys_do_not_pile_up_in_either_half(stores: list[HybridStore]) -> None:
+    barriers = [Barrier(store, "b", 4, rank) for rank, store in enumerate(stores)]
+
+    def counts() -> list[int]:
+        return [stores[0].world.num_keys(), stores[0].node.num_keys(), stores[2].node.num_keys()]
+
+    def rank(i: int) -> None:
+        for _ in range(30):
+            barriers[i].wait()
+
+    in_threads(4, rank)
+    first = counts()
+    in_threads(4, rank)
+    for turn in range(20):  # broken and mended by one, with others there or not
+        calls = [Later(barriers[i].wait) for i in range(1, 1 + turn % 3)]
+        barriers[0].abort()
+        barriers[0].reset()
+        for call in calls:
+            try:
+                call.result()
+            except BrokenBarrierError:
+                continue
+            raise AssertionError("it passed without all")
+        in_threads(4, lambda i: barriers[i].wait())
+    in_threads(4, rank)
+    assert counts()[0] <= first[0] + 2  # who has come is said when it takes long
+    assert counts()[1:] == first[1:]
+    assert max(first) <= 10
 
 
 @pytest.mark.parametrize("shape", [(2, 2)])
