@@ -101,13 +101,12 @@ class HybridBarrier(KeyBarrier):
 
     def _meet(self, attempt: Attempt) -> int | None:
         """One arrival; None: its epoch was over before anybody here could know."""
-        epoch = self._begin(attempt)
+        epoch = attempt.epoch = self._begin(attempt)
         gather = self._desk.arrive(epoch, self._local)
         if gather is None:
             if (self._here() or State(0)).epoch <= epoch:
                 raise StoreError(f"{self!r}: its keys in the node were changed by others")
             return None
-        attempt.epoch = epoch
         arrival = Arrival(epoch)
         told = self._telling(epoch) if gather.mask == self._desk.full else None
         try:

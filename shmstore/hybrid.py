@@ -9,34 +9,30 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from shmstore._deadline import FOREVER, Timeout, as_timedelta, seconds, span_ns
+from shmstore._deadline import Timeout
 from shmstore._foreign import ForeignStore
 from shmstore._hybrid_desk import unwatched
 from shmstore._hybrid_once import Once
 from shmstore._hybrid_open import Parting, close_at_exit, halves
+from shmstore._hybrid_verbs import NODE, HalvedStore
 from shmstore._hybrid_world import World, world_of
 from shmstore._job import Place, place_of
-from shmstore._keys import Key, Keys, Value, Values, key_bytes, key_text, keys_bytes, pairs_bytes, shown, value_bytes
+from shmstore._keys import Key, Value, key_bytes, shown, value_bytes
 from shmstore.barrier import peers_of_store
-from shmstore.errors import StoreClosedError, StoreTimeoutError
 from shmstore.shm import ShmStore
 from shmstore.store import Capabilities, Store
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["NODE", "HybridStore"]
-
-NODE: Final = b"node/"
-"""What a key begins with that stays in the node."""
+__all__ = ["HybridStore"]
 
 RANKS_MAX: Final = 4096
 
 
-class HybridStore(Store):
+class HybridStore(HalvedStore):
     """A store of two: the memory of a node for what concerns the node, a store across nodes for the rest.
 
     Args:
@@ -88,18 +84,14 @@ class HybridStore(Store):
         mine = _registered(node)
         if mine not in (None, local_rank):
             raise ValueError(f"{node!r} has registered rank {mine}, and local_rank is {local_rank}: they are the same")
-        self._node: Final = node
-        self._world: Final[Store] = world if isinstance(world, Store) else ForeignStore(world)
+        super().__init__(node, world if isinstance(world, Store) else ForeignStore(world))
         self.node_rank: Final = node_rank
         self.num_nodes: Final = num_nodes
         self.local_rank: Final = local_rank
         self.local_world_size: Final = local_world_size
-        self._timeout = self._world.timeout
-        node.set_timeout(self._timeout)
         self._rest: Store | None = None
         self._says: World | None = None
         self._parting: Parting | None = None
-        self._closed = False
 
     @classmethod
     def from_env(
@@ -179,123 +171,6 @@ class HybridStore(Store):
             bad_add_disconnects=far.bad_add_disconnects,
             extra_internal_keys=far.extra_internal_keys,
         )
-
-    @property
-    def timeout(self) -> timedelta:
-        return self._timeout
-
-    def set_timeout(self, timeout: Timeout) -> None:
-        as_given = as_timedelta(timeout)
-        for half in (self._node, self._world):
-            half.set_timeout(timeout)
-        self._timeout = as_given
-
-    # -- one key ------------------------------------------------------------------------------------------------------
-
-    def _half(self, key: Key) -> Store:
-        """Where the key is."""
-        if self._closed:
-            raise StoreClosedError(f"{self!r} is closed")
-        return self._node if key_bytes(key).startswith(NODE) else self._world
-
-    def set(self, key: Key, value: Value) -> None:
-        self._half(key).set(key, value)
-
-    def get(self, key: Key, timeout: Timeout | None = None) -> bytes:
-        return self._half(key).get(key, timeout)
-
-    def add(self, key: Key, n: int) -> int:
-        return self._half(key).add(key, n)
-
-    def compare_set(self, key: Key, expected: Value, desired: Value) -> bytes:
-        return self._half(key).compare_set(key, expected, desired)
-
-    def append(self, key: Key, value: Value) -> None:
-        self._half(key).append(key, value)
-
-    def delete_key(self, key: Key) -> bool:
-        return self._half(key).delete_key(key)
-
-    # -- several keys -------------------------------------------------------------------------------------------------
-
-    def _halves(self, keys: Keys) -> tuple[list[bytes], list[bytes]]:
-        """The node's keys and the world's."""
-        raws = keys_bytes(keys)
-        if self._closed:
-            raise StoreClosedError(f"{self!r} is closed")
-        return [raw for raw in raws if raw.startswith(NODE)], [raw for raw in raws if not raw.startswith(NODE)]
-
-    def check(self, keys: Keys) -> bool:
-        near, far = self._halves(keys)
-        return (not near or self._node.check(near)) and (not far or self._world.check(far))
-
-    def wait(self, keys: Keys, timeout: Timeout | None = None) -> None:
-        self._both(keys, timeout, lambda half, raws, left: half.wait(raws, left))
-
-    def multi_get(self, keys: Keys, timeout: Timeout | None = None) -> list[bytes]:
-        found: dict[bytes, bytes] = {}
-
-        def ask(half: Store, raws: list[bytes], left: Timeout) -> None:
-            found.update(zip(raws, half.multi_get(raws, left), strict=True))
-
-        self._both(keys, timeout, ask)
-        return [found[key_bytes(key)] for key in keys]
-
-    def _both(self, keys: Keys, timeout: Timeout | None, ask: Callable[[Store, list[bytes], Timeout], None]) -> None:
-        """Asks each half for its keys, with one deadline; an error of time lists what is missing in both."""
-        near, far = self._halves(keys)
-        limit = self._timeout if timeout is None else timeout
-        span, start = span_ns(limit), monotonic_ns()
-        if not (near and far):
-            if near or far:
-                ask(self._node if near else self._world, near or far, limit)
-            return
-        try:
-            ask(self._node, near, limit)
-        except StoreTimeoutError as error:
-            away = [key_text(raw) for raw in far if not self._world.check([raw])]
-            if not away:
-                raise
-            raise StoreTimeoutError(
-                f"{error}; and in the world {', '.join(map(repr, away[:16]))}",
-                keys=[*error.keys, *away],
-                elapsed=error.elapsed,
-                timeout=error.timeout,
-            ) from None
-        left = FOREVER if span == FOREVER else max(span - (monotonic_ns() - start), 0)
-        ask(self._world, far, seconds(left))
-
-    def multi_set(self, keys: Keys, values: Values) -> None:
-        pairs = pairs_bytes(keys, values)
-        near, far = self._halves(list(pairs))
-        for half, raws in ((self._node, near), (self._world, far)):
-            if raws:
-                half.multi_set(raws, [pairs[raw] for raw in raws])
-
-    def num_keys(self) -> int:
-        self._half(b"k")
-        return self._node._count(NODE) + self._world.num_keys()  # noqa: SLF001 -- Store's hook for just this
-
-    def list_keys(self) -> list[str]:
-        self._half(b"k")
-        return [*self._node._list(NODE), *self._world.list_keys()]  # noqa: SLF001 -- the same
-
-    def _list(self, prefix: bytes) -> list[str]:
-        self._half(b"k")
-        near = prefix if prefix.startswith(NODE) else NODE
-        found = self._node._list(near) if near.startswith(prefix) else []  # noqa: SLF001 -- the same
-        return found if prefix.startswith(NODE) else [*found, *self._world._list(prefix)]  # noqa: SLF001
-
-    # -- queues -------------------------------------------------------------------------------------------------------
-
-    def queue_push(self, key: Key, value: Value) -> None:
-        self._half(key).queue_push(key, value)
-
-    def queue_pop(self, key: Key, block: bool = True) -> bytes:  # noqa: FBT001, FBT002 -- c10d's signature
-        return self._half(key).queue_pop(key, block)
-
-    def queue_len(self, key: Key) -> int:
-        return self._half(key).queue_len(key)
 
     # -- together -----------------------------------------------------------------------------------------------------
 
