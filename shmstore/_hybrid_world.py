@@ -105,9 +105,12 @@ class World:
 
 
 class ForeignWorld(World):
-    """An object with c10d's verbs. torch's TCPStore writes two lines to stderr for each slice that ends in vain."""
+    """An object with c10d's verbs.
 
-    _slices: ClassVar[tuple[int, int]] = (250_000_000, 1_000_000_000)
+    Its slices are long, as torch's TCPStore writes two lines to stderr for each that ends in vain.
+    """
+
+    _slices: ClassVar[tuple[int, int]] = (1_000_000_000, 1_000_000_000)
 
     def __init__(self, store: ForeignStore) -> None:
         super().__init__(store)

@@ -242,3 +242,19 @@ def test_the_checkpoint_barrier_of_any_store(stores: list[HybridStore]) -> None:
             barrier.execute_barrier()
 
     in_threads(4, rank)
+
+
+@pytest.mark.parametrize("shape", [(2, 2)])
+@pytest.mark.parametrize("kind", ["ours"])
+def test_under_torch(stores: list[HybridStore]) -> None:
+    """A HybridStore in torch's C++: the verbs reach both halves."""
+    from shmstore.torch import C10dStore
+
+    made = [C10dStore(store) for store in stores]
+    made[0].set("node/k", b"near")
+    made[0].set("k", b"far")
+    assert (made[1].get("node/k"), made[3].get("k")) == (b"near", b"far")
+    assert not made[2].check(["node/k"])
+    in_threads(4, lambda i: elastic.barrier(made[i], 4, "bar", 20))
+    for one in made:
+        one.close()
