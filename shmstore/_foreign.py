@@ -181,8 +181,18 @@ class ForeignStore(Store):
     def get(self, key: Key, timeout: Timeout | None = None) -> bytes:
         raw = key_bytes(key)
         doing = f"get({shown(raw)})"
-        self._wait(doing, [raw], timeout)
+        self._wait_until_there(doing, [raw], timeout)
         return bytes(self._do(doing, lambda store: store.get(raw)))
+
+    def _wait_until_there(self, doing: str, raws: Sequence[bytes], timeout: Timeout | None) -> None:
+        """Waits for keys whose values are to be read: torch's `get` waits too, and would hold the handle.
+
+        Torch's libuv server wakes who waits for a key with any compare_set of it, also one that made nothing.
+        """
+        deadline = min(monotonic_ns() + span_ns(self._timeout if timeout is None else timeout), FOREVER)
+        self._wait(doing, raws, timeout)
+        while raws and not self.check(list(raws)):
+            self._wait(doing, raws, seconds(FOREVER if deadline == FOREVER else max(deadline - monotonic_ns(), 0)))
 
     def add(self, key: Key, n: int) -> int:
         raw = key_bytes(key)
@@ -216,7 +226,7 @@ class ForeignStore(Store):
 
     def multi_get(self, keys: Keys, timeout: Timeout | None = None) -> list[bytes]:
         raws = keys_bytes(keys)
-        self._wait("multi_get", raws, timeout)
+        self._wait_until_there("multi_get", raws, timeout)
         if not hasattr(self._kind, "multi_get"):
             return [self.get(raw, 0) for raw in raws]
         return [bytes(value) for value in self._do("multi_get", lambda store: store.multi_get(raws))] if raws else []

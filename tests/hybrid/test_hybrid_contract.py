@@ -23,7 +23,7 @@ from shmstore import (
     StoreConnectionError,
     StoreTimeoutError,
 )
-from shmstore.testing.contract import VALUE_MAX, StoreContract
+from shmstore.testing.contract import VALUE_MAX, Later, StoreContract
 
 RANKS = 64
 """More than the contract's barriers have: those are the world's own."""
@@ -92,6 +92,16 @@ class TestOverTorchsOwn(Hybrid):
 
     def test_append_to_the_limit_and_not_beyond(self, store: Store) -> None:
         """There is no limit."""
+
+    def test_a_wake_for_nothing_holds_up_nobody(self, store: Store) -> None:
+        """Torch's server wakes who waits for a key with a compare_set that makes nothing."""
+        call = Later(store.get, "k", LONG)
+        while not call.done and not store.check(["made"]):
+            for _ in range(50):
+                assert store.compare_set("k", b"wrong", b"x") == b"wrong"
+            store.set("made", b"")
+        store.set("k", b"1")
+        assert call.result() == b"1"
 
     def test_get_does_not_see_a_queue(self, store: Store) -> None:
         """It takes one for an empty value."""
