@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from clusters import WORLDS, Cluster, clusters
+from clusters import LONG, WORLDS, Cluster, clusters
 from kinds import warm_torch
 
 from shmstore import (
