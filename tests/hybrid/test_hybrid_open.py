@@ -162,7 +162,7 @@ def test_the_agents_store(environ: Any) -> None:
             assert store.node.name == f"hybrid.a%2Fb.{server.port}.3.0"
             store.set("k", b"1")
             assert keys.get("shmstore/a/b/3/k", 0) == b"1"
-            environ(1, server.port, TORCHELASTIC_USE_AGENT_STORE="True", **run)
+            environ(1, server.port)
             HybridStore.from_env(timeout=LONG).close()  # a segment stays until all its ranks have been there
 
 
