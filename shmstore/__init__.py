@@ -8,8 +8,9 @@ There is no server and no port: a store is a named piece of shared memory.
 """
 
 from shmstore import (
-    _barrier_keys,  # noqa: F401 -- a kind that Barrier(...) makes
-    _barrier_segment,  # noqa: F401 -- the other one
+    _barrier_hybrid,  # noqa: F401 -- a kind that Barrier(...) makes
+    _barrier_keys,  # noqa: F401 -- the same
+    _barrier_segment,  # noqa: F401 -- the same
     checkpoint,
     elastic,
     log,
@@ -31,6 +32,7 @@ from shmstore.errors import (
     StoreFullError,
     StoreTimeoutError,
 )
+from shmstore.hybrid import HybridStore
 from shmstore.prefix import PrefixStore
 from shmstore.shm import HashStore, Peer, ShmStore
 from shmstore.store import Capabilities, Store
@@ -44,6 +46,7 @@ __all__ = [
     "Capabilities",
     "DistStoreError",
     "HashStore",
+    "HybridStore",
     "Peer",
     "PeerDiedError",
     "PrefixStore",

@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shmstore._barrier_words import Break
 from shmstore._keys import KEY_MAX, key_text
-from shmstore.barrier import Attempt, Barrier, store_home
+from shmstore.barrier import Attempt, Barrier, nodes_of, store_home
 from shmstore.errors import DistStoreError, PeerDiedError, StoreError, StoreTimeoutError
 from shmstore.store import Store
 
@@ -82,6 +82,7 @@ class State:
         cause: why it is broken, or None.
         starts: (epoch, first ticket) of the last epochs that began by a reset, ascending; the first begins with (0, 0).
         mended: why the epoch before the last start was broken; None where it was not.
+        shape: of a HybridStore's, how many nodes and how many ranks on each; else nothing.
     """
 
     made_for: int
@@ -89,17 +90,19 @@ class State:
     cause: Break | None = None
     starts: tuple[tuple[int, int], ...] = ((0, 0),)
     mended: Break | None = None
+    shape: tuple[int, ...] = ()
 
     def text(self) -> str:
         cause, mended = (None if why is None else asdict(why) for why in (self.cause, self.mended))
-        return json.dumps([self.made_for, self.epoch, cause, self.starts, mended])
+        return json.dumps([self.made_for, self.epoch, cause, self.starts, mended, *self.shape])
 
     def passed(self) -> State:
         return replace(self, epoch=self.epoch + 1, cause=None)
 
     def reset(self, ticket: int) -> State:
         epoch = self.epoch + 1
-        return State(self.made_for, epoch, None, (*self.starts, (epoch, ticket))[-STARTS_KEPT:], self.cause)
+        starts = (*self.starts, (epoch, ticket))[-STARTS_KEPT:]
+        return replace(self, epoch=epoch, cause=None, starts=starts, mended=self.cause)
 
     def needed(self) -> int:
         """How many tickets have been drawn when the current epoch is complete."""
@@ -142,13 +145,15 @@ class Known:
 class KeyBarrier(Barrier):
     """A barrier on a store's keys. See `Barrier` for what it does, the module for how."""
 
+    _at: Any
+    """The store of the keys."""
     _base: str
     _ours: bool
     _known: Known
 
     @classmethod
-    def _takes(cls, store: Any, raw: bytes) -> bool:
-        return store_home(store, raw) is None
+    def _takes(cls, store: Any, raw: bytes, parties: int, rank: int | None) -> bool:
+        return store_home(store, raw) is None and nodes_of(store, raw, parties, rank) is None
 
     def _setup(self) -> None:
         lacks = [verb for verb in VERBS if not callable(getattr(self._store, verb, None))]
@@ -158,8 +163,9 @@ class KeyBarrier(Barrier):
             raise ValueError(
                 f"the key of a barrier has 1 to {KEY_MAX - ROOM} bytes here, this one has {len(self._raw)}"
             )
+        self._at = self._store
         self._base = key_text(self._raw)
-        self._ours = isinstance(self._store, Store)
+        self._ours = isinstance(self._at, Store)
         self._known = Known(
             swaps=callable(getattr(self._store, "compare_set", None)),
             deletes=callable(getattr(self._store, "delete_key", None)),
@@ -201,12 +207,12 @@ class KeyBarrier(Barrier):
     def _arrive(self, state: State) -> tuple[Arrival, State]:
         """Arrives, ends the epoch if it is complete with that; the state afterwards, as far as it was seen."""
         if self._rank is None:
-            ticket = int(self._store.add(f"{self._base}/n", 1)) - 1
+            ticket = int(self._at.add(f"{self._base}/n", 1)) - 1
             while state.cause is None and ticket + 1 >= state.needed():
                 state = self._pass(state)
             return Arrival(state.epoch, ticket), state
         arrival = Arrival(state.epoch)
-        self._store.set(self._arrived(state.epoch, self._rank), "1")
+        self._at.set(self._arrived(state.epoch, self._rank), "1")
         return arrival, self._pass(state) if self._complete(state) else state
 
     def _settled(self, state: State, arrival: Arrival) -> int | None:
@@ -257,9 +263,9 @@ class KeyBarrier(Barrier):
     def _slept(self, key: str, ns: int, attempt: Attempt) -> bool:
         """Waits for a key; False when it did not come."""
         if ns <= 0:
-            return bool(self._store.check([key]))
+            return bool(self._at.check([key]))
         try:
-            self._store.wait([key], self._timeout_of(ns))
+            self._at.wait([key], self._timeout_of(ns))
         except Exception as error:
             died = _the_dead(error)
             if died is not None:
@@ -281,7 +287,7 @@ class KeyBarrier(Barrier):
         """Whether all parties have arrived in the current epoch."""
         if self._rank is None:
             return self._tickets() >= state.needed()
-        return bool(self._store.check([self._arrived(state.epoch, rank) for rank in range(self._parties)]))
+        return bool(self._at.check([self._arrived(state.epoch, rank) for rank in range(self._parties)]))
 
     def _absent(self, state: State) -> tuple[int, list[int]]:
         """How many have arrived in the current epoch, and with ranks which have not."""
@@ -289,11 +295,11 @@ class KeyBarrier(Barrier):
             there = self._tickets() - state.needed() + self._parties
             return min(max(there, 0), self._parties), []
         ranks = range(self._parties)
-        missing = [rank for rank in ranks if not self._store.check([self._arrived(state.epoch, rank)])]
+        missing = [rank for rank in ranks if not self._at.check([self._arrived(state.epoch, rank)])]
         return self._parties - len(missing), missing
 
     def _tickets(self) -> int:
-        return int(self._store.add(f"{self._base}/n", 0))
+        return int(self._at.add(f"{self._base}/n", 0))
 
     def _arrived(self, epoch: int, rank: int) -> str:
         return f"{self._base}/{epoch}/r{rank}"
@@ -302,25 +308,30 @@ class KeyBarrier(Barrier):
 
     def _read(self) -> State:
         """The state now; never waits. The first look creates it, where the store has compare_set."""
-        key, first = f"{self._base}/state", State(self._parties if self._rank is not None else -self._parties)
+        key, first = f"{self._base}/state", self._first()
         if self._known.swaps:
-            return self._parsed(self._store.compare_set(key, "", first.text()))
-        return self._parsed(self._store.get(key)) if self._store.check([key]) else first
+            return self._parsed(self._at.compare_set(key, "", first.text()))
+        return self._parsed(self._at.get(key)) if self._at.check([key]) else first
+
+    def _first(self) -> State:
+        return State(self._parties if self._rank is not None else -self._parties)
 
     def _parsed(self, raw: bytes | str) -> State:
         try:
-            made_for, epoch, cause, starts, mended = json.loads(raw)
+            made_for, epoch, cause, starts, mended, *shape = json.loads(raw)
             starts = tuple((int(at), int(ticket)) for at, ticket in starts)
             if type(made_for) is not int or type(epoch) is not int or not starts:
                 raise ValueError("no state of a barrier")
-            state = State(made_for, epoch, break_of(cause), starts, break_of(mended))
+            state = State(made_for, epoch, break_of(cause), starts, break_of(mended), tuple(shape))
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{self!r}: the key {self._base}/state is in use for something else: {raw!r}") from error
-        if abs(made_for) != self._parties or (made_for > 0) != (self._rank is not None):
-            with_ranks = "with" if made_for > 0 else "without"
+        first = self._first()
+        if (state.made_for, state.shape) != (first.made_for, first.shape):
+            ranks = "with ranks" if made_for > 0 else "without ranks"
+            on = f" on {shape[0]} nodes of {shape[1]}, by a HybridStore" if len(shape) > 1 else ""
             raise ValueError(
-                f"{self!r} was made for {abs(made_for)} parties {with_ranks} ranks: all that name it give the same "
-                "number, and all of them a rank or none"
+                f"{self!r} was made for {abs(made_for)} parties {ranks}{on}: all that name it give the same "
+                "number, all of them a rank or none, and all of them by a HybridStore or none"
             )
         return state
 
@@ -334,22 +345,22 @@ class KeyBarrier(Barrier):
         return now
 
     def _swap(self, old: State, new: State) -> State:
-        return self._parsed(self._store.compare_set(f"{self._base}/state", old.text(), new.text()))
+        return self._parsed(self._at.compare_set(f"{self._base}/state", old.text(), new.text()))
 
     def _swap_by_ticket(self, old: State, new: State) -> State:
         """The same on a store without compare_set."""
         ticket, done = self._swap_keys(old.epoch, broken=old.cause is not None)
-        if int(self._store.add(ticket, 1)) > 1:
+        if int(self._at.add(ticket, 1)) > 1:
             try:
-                self._store.wait([done], timedelta(seconds=GRACE_S))
+                self._at.wait([done], timedelta(seconds=GRACE_S))
             except Exception as error:
                 if not _gave_up(error, ours=self._ours):
                     raise
         now = self._read()  # the first one, too: it may have been slow, and the tickets swept meanwhile
         if now != old:
             return now
-        self._store.set(f"{self._base}/state", new.text())
-        self._store.set(done, "1")
+        self._at.set(f"{self._base}/state", new.text())
+        self._at.set(done, "1")
         return new
 
     def _swap_keys(self, epoch: int, *, broken: bool) -> tuple[str, str]:
@@ -365,7 +376,7 @@ class KeyBarrier(Barrier):
         return now
 
     def _ring(self, epoch: int) -> None:
-        self._store.set(f"{self._base}/{epoch}/end", "1")
+        self._at.set(f"{self._base}/{epoch}/end", "1")
 
     # -- what is left behind ------------------------------------------------------------------------------------------
 
@@ -397,7 +408,7 @@ class KeyBarrier(Barrier):
         if self._known.deletes:
             try:
                 for key in keys:
-                    self._store.delete_key(key)
+                    self._at.delete_key(key)
             except Exception:  # noqa: S110
                 pass
 

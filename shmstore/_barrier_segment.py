@@ -46,7 +46,7 @@ class SegmentBarrier(Barrier):
     """A barrier on a ShmStore or HashStore. It notices the deaths of ranks, and stays for good."""
 
     @classmethod
-    def _takes(cls, store: Any, raw: bytes) -> bool:
+    def _takes(cls, store: Any, raw: bytes, parties: int, rank: int | None) -> bool:  # noqa: ARG003
         return store_home(store, raw) is not None
 
     def _setup(self) -> None:

@@ -42,6 +42,7 @@ class Break:
         elapsed: how long the one that timed out had waited, in seconds, or None.
         waiting_on: what the dead waited for when it died, or None.
         note: more for people; of an interrupt, what interrupted.
+        node: the node of `rank`, of a barrier over several; None elsewhere.
     """
 
     kind: Kind
@@ -53,11 +54,16 @@ class Break:
     elapsed: float | None = None
     waiting_on: str | None = None
     note: str = ""
+    node: int | None = None
 
     def text(self, parties: int) -> str:
         """What happened, for the errors of the others."""
         who = "a party without a rank" if self.rank is None else f"rank {self.rank}"
-        more = f" ({self.note})" if self.note else ""
+        notes = [
+            *([] if self.node is None or self.kind == "died" else [f"node {self.node}"]),
+            *filter(None, [self.note]),
+        ]
+        more = f" ({', '.join(notes)})" if notes else ""
         if self.kind == "timeout":
             after = "" if self.elapsed is None else f" after {span_text(self.elapsed)}"
             count = "" if self.arrived is None else f", {self.arrived} of {parties} had arrived"
@@ -73,7 +79,7 @@ class Break:
         if self.kind == "left":
             return f"{who} left the store{more}"
         last = "" if self.waiting_on is None else f", waiting on {self.waiting_on!r}"
-        return f"{who}{process(self.pid, self.host)} died{last}{more}"
+        return f"{who}{process(self.pid, self.host, self.node)} died{last}{more}"
 
 
 def peer_text(peer: Any) -> str:
@@ -96,10 +102,12 @@ def span_text(elapsed: float) -> str:
     return f"{elapsed:.1f} s" if elapsed >= 1 else f"{elapsed:.3f} s"
 
 
-def process(pid: int | None, host: str | None) -> str:
-    if pid is None:
-        return ""
-    return f" (pid {pid})" if host is None else f" (pid {pid} on {host})"
+def process(pid: int | None, host: str | None, node: int | None = None) -> str:
+    """` (node 1, pid 4711 on host)`, or what is known of it."""
+    known = [] if node is None else [f"node {node}"]
+    if pid is not None:
+        known.append(f"pid {pid}" if host is None else f"pid {pid} on {host}")
+    return f" ({', '.join(known)})" if known else ""
 
 
 def named(names: Sequence[str], more: int = 0) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-__all__ = ["NAME_VARIABLE", "PORT_VARIABLE", "Job", "job_of", "number_of"]
+__all__ = ["NAME_VARIABLE", "PORT_VARIABLE", "Job", "Place", "job_of", "number_of", "place_of"]
 
 NAME_VARIABLE: Final = "SHMSTORE_JOB"
 PORT_VARIABLE: Final = "SHMSTORE_JOB_PORT"
@@ -43,23 +43,97 @@ class Job:
     before: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """This process's place in a job on several nodes, and where its world is.
+
+    Attributes:
+        rank: among all.
+        world_size: how many processes there are.
+        local_world_size: how many on each node; rank // local_world_size is the node.
+        host: the world's server.
+        port: its port.
+        hosts: this process hosts it.
+        prefix: of the world's keys, on a server that others use too; may be empty.
+        name: of the node's segment.
+    """
+
+    rank: int
+    world_size: int
+    local_world_size: int
+    host: str
+    port: int
+    hosts: bool
+    prefix: str
+    name: str
+
+
+def place_of(environ: Mapping[str, str] = os.environ) -> Place:
+    """The place that the environment speaks of, in torchrun's variables.
+
+    Raises:
+        ValueError: one is missing or wrong, or they contradict each other; says which.
+    """
+    rank, world_size = _place(environ)
+    local_rank, local = number_of("LOCAL_RANK", environ), number_of("LOCAL_WORLD_SIZE", environ)
+    node = number_of("GROUP_RANK", environ) if "GROUP_RANK" in environ else rank // max(local, 1)
+    nodes = number_of("GROUP_WORLD_SIZE", environ) if "GROUP_WORLD_SIZE" in environ else world_size // max(local, 1)
+    if (
+        not rank < world_size
+        or not local_rank < local
+        or nodes * local != world_size
+        or node * local + local_rank != rank
+    ):
+        raise ValueError(
+            f"RANK {rank} of WORLD_SIZE {world_size} is not LOCAL_RANK {local_rank} of LOCAL_WORLD_SIZE {local} on "
+            f"node {node} of {nodes}: all nodes need the same number of processes, with ranks node by node"
+        )
+    host = environ.get("MASTER_ADDR", "")
+    if not host:
+        raise ValueError("MASTER_ADDR is not in the environment: give a URL, hybrid://HOST:PORT?local_world_size=L")
+    port = number_of("MASTER_PORT", environ)
+    agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    run, attempt = environ.get("TORCHELASTIC_RUN_ID", ""), environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    given = _given(environ)
+    return Place(
+        rank=rank,
+        world_size=world_size,
+        local_world_size=local,
+        host=host,
+        port=port,
+        hosts=rank == 0 and not agent,
+        prefix=f"shmstore/{run}/{attempt}" if agent else "",
+        name=f"{given}.{node}" if given else _name("hybrid", run, str(port), attempt, str(node)),
+    )
+
+
 def job_of(environ: Mapping[str, str] = os.environ) -> Job:
     """The job that the environment speaks of.
 
     Raises:
         ValueError: it speaks of none, or of one on several hosts; says which variable is missing or wrong.
     """
-    name = environ.get(NAME_VARIABLE)
-    torchrun = "TORCHELASTIC_RUN_ID" in environ
-    if name and (not torchrun or environ.get(PORT_VARIABLE) == environ.get("MASTER_PORT")):
+    name = _given(environ)
+    if name:
         return Job(name, *_place(environ))
-    if torchrun:
+    if "TORCHELASTIC_RUN_ID" in environ:
         return _torchrun(environ)
     if "SLURM_JOB_ID" in environ:
         return _slurm(environ)
     raise ValueError(
         f"no name, and the environment speaks of no job ({NAME_VARIABLE}, torchrun's or Slurm's variables): {_HOW}"
     )
+
+
+def _given(environ: Mapping[str, str]) -> str:
+    """The name that was given, where it counts, or nothing."""
+    name = environ.get(NAME_VARIABLE, "")
+    foreign = "TORCHELASTIC_RUN_ID" in environ and environ.get(PORT_VARIABLE) != environ.get("MASTER_PORT")
+    return "" if foreign else name
+
+
+def _name(*parts: str) -> str:
+    return ".".join(quote(part, safe="") for part in parts)
 
 
 def number_of(variable: str, environ: Mapping[str, str] = os.environ) -> int:
@@ -101,7 +175,7 @@ def _slurm(environ: Mapping[str, str]) -> Job:
 def _attempt(run: tuple[str, ...], variable: str, environ: Mapping[str, str], rank: int, world_size: int) -> Job:
     """The job of this attempt, whose number is in the environment; 0 where it is not."""
     number = number_of(variable, environ) if variable in environ else 0
-    *before, name = (".".join(quote(part, safe="") for part in (*run, str(i))) for i in range(number + 1))
+    *before, name = (_name(*run, str(i)) for i in range(number + 1))
     return Job(name, rank, world_size, tuple(before))
 
 

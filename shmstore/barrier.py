@@ -11,6 +11,7 @@ registered subclasses, that takes the store.
 
     kind            file                   takes
     SegmentBarrier  _barrier_segment.py    stores whose keys lie in a segment of shared memory of this host
+    HybridBarrier   _barrier_hybrid.py     a HybridStore, for all of its ranks: messages per node, not per rank
     KeyBarrier      _barrier_keys.py       every other store, and objects with c10d's verbs, torch's stores among them
 
 What is the same for all kinds stands here: arguments, the reset rule, what an interrupt does, and the errors, whose
@@ -109,15 +110,15 @@ class Barrier:
         cls,
         store: Any,
         key: Key,
-        parties: int,  # noqa: ARG004 -- what __init__ takes
-        rank: int | None = None,  # noqa: ARG004
-        timeout: Timeout | None = None,  # noqa: ARG004
+        parties: int,
+        rank: int | None = None,
+        timeout: Timeout | None = None,  # noqa: ARG004 -- what __init__ takes
     ) -> Self:
         if cls is not Barrier:
             return object.__new__(cls)
         raw = key_bytes(key)
         for kind in cls._kinds:
-            if kind._takes(store, raw):  # noqa: SLF001 -- a subclass
+            if kind._takes(store, raw, parties, rank):  # noqa: SLF001 -- a subclass
                 return object.__new__(kind)  # type: ignore[return-value]  # a kind is a Barrier, and Self is Barrier
         raise TypeError(f"no kind of barrier takes a {type(store).__name__}: it needs set, get, add, wait and check")
 
@@ -259,7 +260,7 @@ class Barrier:
         return self.wait(timeout)
 
     @classmethod
-    def _takes(cls, store: Any, raw: bytes) -> bool:
+    def _takes(cls, store: Any, raw: bytes, parties: int, rank: int | None) -> bool:
         """Whether `Barrier(...)` makes one of this kind. Exactly one kind takes a store; defining this registers."""
         raise NotImplementedError
 
@@ -294,7 +295,7 @@ class Barrier:
 
     def _states(self, ranks: Sequence[int]) -> list[Missing]:
         """What is known of each of these ranks, which did not come; in their order."""
-        peers = _peers_of(self._store)
+        peers = peers_of_store(self._store)
         known = {} if peers is None else {peer.rank: peer for peer in peers()}
         if self._rank not in known:  # the store knows nobody, or by other numbers
             return [Missing(rank, "did not arrive") for rank in ranks]
@@ -415,7 +416,7 @@ class Barrier:
         )
 
 
-def _peers_of(store: Any) -> Callable[[], Sequence[Any]] | None:
+def peers_of_store(store: Any) -> Callable[[], Sequence[Any]] | None:
     """The `peers` of a store, or of the one below its prefixes."""
     while True:
         peers: Callable[[], Sequence[Any]] | None = getattr(store, "peers", None)
@@ -429,6 +430,12 @@ def _peers_of(store: Any) -> Callable[[], Sequence[Any]] | None:
 def store_home(store: Any, raw: bytes) -> tuple[Store, bytes] | None:
     """The store in a segment that has barriers of its own, and the key there; None for any other store."""
     return store._barrier_home(raw) if isinstance(store, Store) else None  # noqa: SLF001 -- Store's hook for just this
+
+
+def nodes_of(store: Any, raw: bytes, parties: Any, rank: Any) -> tuple[Any, bytes] | None:
+    """The HybridStore whose ranks are these parties, and the key there; None for any other store, or other parties."""
+    found = store._nodes(raw) if isinstance(store, Store) and rank is not None else None  # noqa: SLF001 -- the same
+    return found if found is not None and found[0].world_size == parties else None  # type: ignore[attr-defined]
 
 
 def check_party(parties: int, rank: int | None, names: tuple[str, str] = ("parties", "rank")) -> None:

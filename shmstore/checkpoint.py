@@ -15,6 +15,7 @@ RankInfo of its types), so that code moves by changing an import:
     StoreBarrier        store        any store, by `shmstore.Barrier`
     ShmStoreBarrier     shm_store    a segment of its own, by the same
     TCPStoreBarrier     tcp_store    a TCPStore of its own, which rank 0 hosts, by `elastic.barrier`
+    HybridStoreBarrier  hybrid_store a segment in each node and a TCPStore across them, by `shmstore.Barrier`
 
 What differs from torch's TCPStoreBarrier, which has `timeout_secs` and ignores it, leaves its keys, names nobody, after
 a failure counts an arrival twice, and whose rank 0 may take the last answers with it:
@@ -45,7 +46,9 @@ from shmstore import barrier
 from shmstore._barrier_elastic import MENDED_BY, ElasticBarrier
 from shmstore._barrier_words import Break
 from shmstore._deadline import as_timedelta
+from shmstore._job import Place
 from shmstore.errors import StoreError
+from shmstore.hybrid import HybridStore
 from shmstore.shm import ShmStore
 from shmstore.tcp.client import TCPStore
 
@@ -59,6 +62,7 @@ __all__ = [
     "BARRIER_REGISTRY",
     "Barrier",
     "BarrierConfig",
+    "HybridStoreBarrier",
     "RankInfo",
     "ShmStoreBarrier",
     "StoreBarrier",
@@ -93,7 +97,7 @@ class BarrierConfig:
     """Which barrier to make, and from what; torch's fields.
 
     Attributes:
-        barrier_type: a key of BARRIER_REGISTRY ("store", "shm_store", "tcp_store"); None is no barrier.
+        barrier_type: a key of BARRIER_REGISTRY ("store", "shm_store", "tcp_store", "hybrid_store"); None is no barrier.
         barrier_args: the keyword arguments of its class.
     """
 
@@ -260,6 +264,81 @@ class ShmStoreBarrier(StoreBarrier):
 
     def close(self) -> None:
         """Leaves the segment: others that wait for this rank learn that it left. Idempotent."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@register_barrier
+class HybridStoreBarrier(StoreBarrier):
+    """The barrier of a checkpoint among all processes of many nodes: in the node's memory, then across the nodes.
+
+    Args:
+        global_rank: this rank, 0 to global_world_size - 1, node by node. Rank 0 hosts the TCPStore's server.
+        global_world_size: how many ranks there are, 1 to 4096; a multiple of local_world_size.
+        local_world_size: how many ranks each node has.
+        barrier_prefix: the barrier's name.
+        timeout_barrier_init_secs: how long the constructor may wait for rank 0's server, and for others that create or
+            leave the segment; seconds or a timedelta.
+        store_name: names the nodes' segments: node i's is `{store_name}.{i}`.
+        tcpstore_port: the server's port, an int or its ASCII digits.
+        master_address: rank 0's host name or address, on which it listens; the protocol has neither authentication nor
+            encryption.
+        timeout_secs: how long `execute_barrier` waits for the others; seconds or a timedelta, `inf` for ever.
+
+    The wire carries messages per node, not per rank. A rank's death fails the call for all, and names it; also a
+    leader's. Any rank may leave first: rank 0's `close` waits, for 5 s at most, until all other nodes have closed.
+
+    Raises:
+        As ShmStore and TCPStore. TypeError, ValueError: a wrong type or value, and nothing was opened.
+    """
+
+    barrier_type: ClassVar[str] = "hybrid_store"
+
+    def __init__(
+        self,
+        global_rank: int,
+        global_world_size: int,
+        local_world_size: int,
+        barrier_prefix: Key,
+        timeout_barrier_init_secs: Timeout,
+        store_name: str,
+        tcpstore_port: int | str,
+        master_address: str,
+        timeout_secs: Timeout = 300,
+    ) -> None:
+        if global_rank is None:  # the check below knows parties without ranks
+            raise TypeError("global_rank must be an int, not NoneType")
+        barrier.check_party(global_world_size, global_rank, ("global_world_size", "global_rank"))
+        barrier.check_party(local_world_size, None, ("local_world_size", "global_rank"))
+        if global_world_size % local_world_size:
+            raise ValueError(
+                f"global_world_size {global_world_size} is no multiple of local_world_size {local_world_size}"
+            )
+        port, name = _port(tcpstore_port), f"{store_name}.{global_rank // local_world_size}"
+        hosts = global_rank == 0
+        place = Place(global_rank, global_world_size, local_world_size, master_address, port, hosts, "", name)
+        store = HybridStore.at(place, timeout=timeout_barrier_init_secs)
+        self._store: Final = store
+        try:
+            super().__init__(store, global_rank, global_world_size, barrier_prefix, timeout_secs)
+        except BaseException:
+            store.close()
+            raise
+
+    @property
+    def store(self) -> HybridStore:
+        """The store, for more than the barrier."""
+        return self._store
+
+    def close(self) -> None:
+        """Leaves; rank 0 when all other nodes have closed, after 5 s at most. Idempotent."""
         self._store.close()
 
     def __enter__(self) -> Self:

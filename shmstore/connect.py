@@ -4,6 +4,8 @@
     shm://                              the same, named by the launcher's environment (`_job`), which says the rank too
     hash://                             a HashStore, a new one with each call
     tcp://HOST:PORT                     a TCPStore; rank 0 hosts the server unless is_master says otherwise
+    hybrid://HOST:PORT?local_world_size=8   a HybridStore: a segment in each node, and that TCPStore across them
+    hybrid://                           the same, as the launcher's environment says
 
 What follows `?` are options, `name=value` with `&` between; the same names may be given as keyword arguments, with
 their Python types. `rank` and `world_size` say who the caller is, and are taken with every scheme. Names and values are
@@ -16,9 +18,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from shmstore._job import job_of
+from shmstore._deadline import DEFAULT
+from shmstore._job import Place, job_of, number_of, place_of
+from shmstore.hybrid import HybridStore
 from shmstore.shm import HashStore, ShmStore, check_ranks, sweep
 from shmstore.store import Store
 from shmstore.tcp.client import TCPStore
@@ -44,17 +48,21 @@ class Address:
 
 
 def connect(url: str, **options: Any) -> Store:
-    """Opens the store of a URL: `shm://NAME`, `shm://`, `hash://` or `tcp://HOST:PORT`, with options after `?`.
+    """Opens the store of a URL: `shm://NAME`, `shm://`, `hash://`, `tcp://HOST:PORT`, `hybrid://…`; options after `?`.
 
     Args:
         url: see the module's text. A text with `%`, `?`, `#`, `&` or `=` in a name is percent-encoded.
         options: as after `?`; what stands in both is refused.
 
     Blocks as the store's constructor does: a segment only for others that create or leave it, a TCPStore until there is
-    a server, and with `world_size` on rank 0 until all are there.
+    a server, and with `world_size` on rank 0 until all are there; a HybridStore until there is a server.
+
+    Of `hybrid://HOST:PORT`, rank and world_size are needed, and local_world_size: how many ranks each node has, in
+    order. Without it LOCAL_WORLD_SIZE of the environment says so. `name` is the node's segment; without it the name is
+    made of host, port and the node's number.
 
     Returns:
-        A ShmStore, HashStore or TCPStore.
+        A ShmStore, HashStore, TCPStore or HybridStore.
 
     Raises:
         ValueError: not such a URL, an option that this store does not have, or a value that is none; says which.
@@ -172,6 +180,16 @@ _OPTIONS: Final[dict[str, dict[str, Callable[[str], Any]]]] = {
         "multi_tenant": _flag,
         "use_libuv": _flag,
     },
+    "hybrid": {
+        **_WHO,
+        "local_world_size": _number,
+        "name": str,
+        "timeout": _seconds,
+        "is_master": _flag,
+        "capacity": _number,
+        "mode": _mode,
+        "sync": str,
+    },
 }
 
 
@@ -197,6 +215,35 @@ def _tcp(address: Address, options: Options) -> Store:
     return TCPStore(host, port, **{"world_size": world_size, **hosting, **options})
 
 
+def _hybrid(address: Address, options: Options) -> Store:
+    if not address.where:
+        refused = sorted(options.keys() & {"local_world_size", "is_master"})
+        if refused:
+            raise ValueError(f"hybrid:// takes {_listed(refused)} from the environment: name a host and port, or not")
+        place = place_of()
+        for what, mine in (("rank", place.rank), ("world_size", place.world_size)):
+            if options.pop(what, mine) != mine:
+                raise ValueError(f"hybrid://: the environment says {what} {mine}: name a host and port to say another")
+        return HybridStore.at(place, **{"timeout": DEFAULT, **options})
+    host, port = _host_and_port(address.where, "hybrid")
+    rank, world_size = _who(options)
+    if rank is None or world_size is None:
+        raise ValueError("hybrid://HOST:PORT needs rank and world_size")
+    local = options.pop("local_world_size", None)
+    if local is None:
+        local = number_of("LOCAL_WORLD_SIZE")
+    check_ranks(None, local)
+    if world_size % local:
+        raise ValueError(f"world_size {world_size} is no multiple of local_world_size {local}: nodes are of one size")
+    hosts = options.pop("is_master", rank == 0)
+    if not isinstance(hosts, bool):
+        raise TypeError(f"is_master must be a bool, not {type(hosts).__name__}")
+    name = quote(f"hybrid.{host}.{port}.{rank // local}", safe="")
+    return HybridStore.at(
+        Place(rank, world_size, local, host, port, hosts, "", name), **{"timeout": DEFAULT, **options}
+    )
+
+
 def _who(options: Options) -> tuple[int | None, int | None]:
     """Takes rank and world_size out of the options of a store that registers no ranks."""
     rank, world_size = options.pop("rank", None), options.pop("world_size", None)
@@ -204,15 +251,22 @@ def _who(options: Options) -> tuple[int | None, int | None]:
     return rank, world_size
 
 
-def _host_and_port(where: str) -> tuple[str, int]:
+def _host_and_port(where: str, scheme: str = "tcp") -> tuple[str, int]:
     try:
         place = urlsplit(f"//{where}")
         host, port = place.hostname, place.port
     except ValueError:  # brackets that do not close, a port that is none
         host = port = None
     if not host or port is None or place.path or "@" in where:
-        raise ValueError(f"tcp:// needs a host and a port, tcp://HOST:PORT or tcp://[ADDRESS]:PORT, got {where!r}")
+        raise ValueError(
+            f"{scheme}:// needs a host and a port, {scheme}://HOST:PORT or {scheme}://[ADDRESS]:PORT, got {where!r}"
+        )
     return unquote(host), port
 
 
-_OPENERS: Final[dict[str, Callable[[Address, Options], Store]]] = {"shm": _shm, "hash": _hash, "tcp": _tcp}
+_OPENERS: Final[dict[str, Callable[[Address, Options], Store]]] = {
+    "shm": _shm,
+    "hash": _hash,
+    "tcp": _tcp,
+    "hybrid": _hybrid,
+}

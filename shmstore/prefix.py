@@ -120,6 +120,14 @@ class PrefixStore(Store):
     def _barrier_home(self, raw: bytes) -> tuple[Store, bytes] | None:
         return self._store._barrier_home(self._before_raw + raw)  # noqa: SLF001 -- the same
 
+    def _nodes(self, raw: bytes) -> tuple[Store, bytes] | None:
+        return self._store._nodes(self._before_raw + raw)  # noqa: SLF001 -- the same
+
+    def _together(
+        self, raw: bytes, rank: int | None, world_size: int, value: bytes | None, timeout: Timeout
+    ) -> list[bytes] | None:
+        return self._store._together(self._before_raw + raw, rank, world_size, value, timeout)  # noqa: SLF001
+
     def queue_push(self, key: Key, value: Value) -> None:
         self._store.queue_push(self._join(key), value)
 

@@ -270,7 +270,7 @@ class Store(ABC):
     ) -> None:
         self.close()
 
-    # -- for PrefixStore, Barrier and C10dStore ------------------------------------------------------------------------
+    # -- for PrefixStore, Barrier, elastic, C10dStore ------------------------------------------------------------------
 
     def _watching(self) -> Store:
         """A clone whose waits end when a registered rank dies, on a store that knows of deaths; a clone elsewhere."""
@@ -282,6 +282,25 @@ class Store(ABC):
 
     def _barrier_home(self, raw: bytes) -> tuple[Store, bytes] | None:  # noqa: ARG002 -- a hook
         """The store in a segment that has barriers of its own, and the key there; None where there is none below."""
+        return None
+
+    def _nodes(self, raw: bytes) -> tuple[Store, bytes] | None:  # noqa: ARG002 -- a hook
+        """The HybridStore in whose world the key lies, and the key there; None where there is none below."""
+        return None
+
+    def _together(
+        self,
+        raw: bytes,  # noqa: ARG002 -- a hook
+        rank: int | None,  # noqa: ARG002
+        world_size: int,  # noqa: ARG002
+        value: bytes | None,  # noqa: ARG002
+        timeout: Timeout,  # noqa: ARG002
+    ) -> list[bytes] | None:
+        """What all ranks give under a name that serves once; none of them a value: they only meet, and it is empty.
+
+        None, and nothing has happened: the store does not do it better than the caller would, key by key; or these are
+        not all its ranks.
+        """
         return None
 
     def _list(self, prefix: bytes) -> list[str]:

@@ -49,10 +49,12 @@ STALE_NS: Final = 50_000_000
 """A connection that was idle for longer is looked at before it is used: the server may have gone meanwhile."""
 
 SLICE_MS: Final = 50.0
+LOOK_NS: Final = 100_000_000
 DAY_MS: Final = 86_400_000.0
 KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 Asked = tuple[Op, Fields]
+Look = Callable[[], bool]
 
 
 def left_ms(deadline: int) -> float | None:
@@ -153,6 +155,11 @@ class Line:
     def exchange(self, asked: Sequence[Asked], deadline: int) -> list[Any]:
         """Sends the requests in one write and returns their answers, in order; None where there is none to come."""
         self._send(b"".join([encode(op, *fields) for op, fields in asked]), deadline)
+        answers = self._answers(asked, deadline)
+        self._whole()
+        return answers
+
+    def _answers(self, asked: Sequence[Asked], deadline: int) -> list[Any]:
         answers = []
         for op, fields in asked:
             parser = reply_parser(op, fields)
@@ -160,7 +167,6 @@ class Line:
             if op is Op.PING and answer != fields[0]:
                 raise FrameError(f"{answer:#010x} for a PING of {fields[0]:#010x}")
             answers.append(answer)
-        self._whole()
         return answers
 
     def await_signal(self, asked: Asked, deadline: int) -> bool:
@@ -170,19 +176,55 @@ class Line:
         """
         self._send(encode(asked[0], *asked[1]), min(monotonic_ns() + PATIENCE_NS, FOREVER))
         try:
-            released = self._signal(asked[0], deadline) == Signal.STOP_WAITING
+            released = self._released(asked[0], deadline)
         except TimeoutError as error:
             if error.errno is not None:  # not the deadline: the system gave the connection up
                 raise
-            patience = monotonic_ns() + PATIENCE_NS
-            self._send(encode(Op.CANCEL_WAIT), patience)
-            released = self._signal(asked[0], patience) == Signal.STOP_WAITING
-            if released:
-                self._signal(Op.CANCEL_WAIT, patience)
-        else:
-            if not released:
-                raise FrameError("a wait was answered as taken back, and it was not") from None
+            released = self._taken_back(asked[0])
         self._whole()
+        return released
+
+    def ask_and_await(
+        self, first: Sequence[Asked], asked: Asked, deadline: int, seen: Callable[[list[Any]], bool], look: Look
+    ) -> bool:
+        """Sends requests and a WAIT behind them in one write, and waits as `await_signal` does.
+
+        Args:
+            first: requests whose answers, if any, come at once; the server gets 5 s for them.
+            asked: the WAIT.
+            deadline: of the wait.
+            seen: gets the answers to `first`, in order; True: the wait is to end.
+            look: called every 0.1 s of the wait, which sends nothing; True: the same.
+        """
+        self._send(b"".join([encode(op, *fields) for op, fields in (*first, asked)]), monotonic_ns() + PATIENCE_NS)
+        over = seen(self._answers(first, monotonic_ns() + PATIENCE_NS))
+        released = False
+        while not released:
+            until = min(deadline, monotonic_ns() + LOOK_NS)
+            try:
+                released = self._released(asked[0], 0 if over else until)
+            except TimeoutError as error:
+                if error.errno is not None:
+                    raise
+                over = over or until == deadline or look()
+                if over:
+                    released = self._taken_back(asked[0])
+                    break
+        self._whole()
+        return released
+
+    def _released(self, op: Op, deadline: int) -> bool:
+        if self._signal(op, deadline) != Signal.STOP_WAITING:
+            raise FrameError("a wait was answered as taken back, and it was not")
+        return True
+
+    def _taken_back(self, op: Op) -> bool:
+        """Ends a wait; True when it was released just before."""
+        patience = monotonic_ns() + PATIENCE_NS
+        self._send(encode(Op.CANCEL_WAIT), patience)
+        released = self._signal(op, patience) == Signal.STOP_WAITING
+        if released:
+            self._signal(Op.CANCEL_WAIT, patience)
         return released
 
     def _signal(self, op: Op, deadline: int) -> int:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from time import monotonic_ns
 from typing import Any, Final
@@ -161,6 +161,26 @@ class WireStore(Store):
             return False
         except BaseException as error:
             raise self._ended(error, line, wait.doing, wait.start) from None
+        self._pool.give(line)
+        return released
+
+    def _ask_and_await(
+        self,
+        doing: str,
+        first: Sequence[Asked],
+        raws: Sequence[bytes],
+        deadline: int,
+        seen: Callable[[list[Any]], bool],
+        look: Callable[[], bool],
+    ) -> bool:
+        """Requests and a WAIT for keys in one write: see `Line.ask_and_await`. A silent server is a lost one."""
+        start = monotonic_ns()
+        line: Line | None = None
+        try:
+            line = self._pool.take(start + PATIENCE_NS)
+            released = line.ask_and_await(first, (Op.WAIT, (_wired(raws),)), deadline, seen, look)
+        except BaseException as error:
+            raise self._ended(error, line, doing, start) from None
         self._pool.give(line)
         return released
 

@@ -1,0 +1,383 @@
+"""HybridBarrier: a Barrier of all ranks of a HybridStore, by messages per node. docs/hybrid.md says how, and why so.
+
+Its state is KeyBarrier's, one key of the world that changes by compare_set only; so are its resets, and what is told of
+a broken epoch. Here is how the ranks come to move it: gathered in the node (`_hybrid_desk`), their leaders and whoever
+has failed in the world (`_hybrid_world`).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from shmstore._barrier_keys import ROOM, Arrival, KeyBarrier, Known, State
+from shmstore._barrier_words import Break, Missing, peer_text
+from shmstore._deadline import FOREVER
+from shmstore._hybrid_desk import LATE, NOBODY, Desk
+from shmstore._keys import KEY_MAX, key_text
+from shmstore.barrier import Attempt, nodes_of, peers_of_store
+from shmstore.errors import StoreConnectionError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from shmstore._hybrid_desk import Gather
+    from shmstore._hybrid_world import Told, World
+    from shmstore.store import Store
+
+__all__ = ["Home", "HybridBarrier"]
+
+REST_NS: Final = 100_000_000
+"""How long a rank parks in the segment before it looks who lives."""
+SLICE_NS: Final = 1_000_000_000
+"""How long a leader waits in the world before it looks at the state: who broke it may have been killed before it woke
+the leaders."""
+
+
+class Home(Protocol):
+    """What a meeting needs of its HybridStore."""
+
+    node_rank: int
+    num_nodes: int
+    local_world_size: int
+
+    def _resting(self) -> Store: ...
+    def _signals(self) -> World: ...
+
+
+class HybridBarrier(KeyBarrier):
+    """A barrier of all ranks of a HybridStore. See `Barrier` for what it does, the module for how."""
+
+    _home: Home
+    _desk: Desk
+    _local: int
+    _shape: tuple[int, ...]
+
+    @classmethod
+    def _takes(cls, store: Any, raw: bytes, parties: int, rank: int | None) -> bool:
+        return nodes_of(store, raw, parties, rank) is not None
+
+    def _setup(self) -> None:
+        self._place()
+        self._now()
+
+    def _place(self) -> None:
+        """Finds its keys; asks nobody."""
+        found = nodes_of(self._store, self._raw, self._parties, self._rank)
+        if found is None or self._rank is None:
+            raise ValueError(f"{self!r}: not all ranks of a HybridStore: shmstore.Barrier(…) makes the kind that fits")
+        home: Home
+        home, raw = found
+        size = home.local_world_size
+        node, self._local = divmod(self._rank, size)
+        if node != home.node_rank:
+            raise ValueError(
+                f"rank {self._rank} is on node {node}, and {self._store!r} on node {home.node_rank}: of the node's "
+                f"ranks, {home.node_rank * size} to {home.node_rank * size + size - 1}, each meets by its own store"
+            )
+        if len(raw) > KEY_MAX - 2 * ROOM:
+            raise ValueError(f"the key of a barrier has 1 to {KEY_MAX - 2 * ROOM} bytes here, this one has {len(raw)}")
+        self._base = key_text(raw)
+        self._home, self._shape = home, (home.num_nodes, size)
+        self._world = home._signals()  # noqa: SLF001 -- a part of the store
+        self._at = self._world.store
+        self._ours = True
+        self._known = Known(swaps=True, deletes=True)
+        self._desk = Desk(home._resting(), self._base, size)  # noqa: SLF001
+
+    def _first(self) -> State:
+        return State(self._parties, shape=self._shape)
+
+    # -- wait ---------------------------------------------------------------------------------------------------------
+
+    def _wait(self, attempt: Attempt) -> int:
+        index = None
+        while index is None:  # it came to an epoch that was over already: again, to the current one
+            attempt.epoch = None
+            index = self._meet(attempt)
+        return index
+
+    def _meet(self, attempt: Attempt) -> int | None:
+        """One arrival; None: its epoch was over before anybody here could know."""
+        epoch = attempt.epoch = self._begin(attempt)
+        gather = self._desk.arrive(epoch, self._local)
+        if gather is None:
+            if (self._here() or State(0)).epoch <= epoch:
+                raise StoreError(f"{self!r}: its keys in the node were changed by others")
+            return None
+        arrival = Arrival(epoch)
+        told = self._telling(epoch) if gather.mask == self._desk.full else None
+        try:
+            index = self._follow(attempt, arrival, gather, told)
+            if index is None and told is not None:  # of an epoch in which nobody counts it
+                self._delete([told[0]])
+        except StoreConnectionError as error:
+            self._desk.lose(epoch, f"rank {self._rank} (node {self._home.node_rank}): {error}")
+            raise
+        except BaseException:
+            with suppress(StoreError):  # its own handle may be closed
+                self._desk.resign(epoch, self._local)
+            raise
+        return index
+
+    def _begin(self, attempt: Attempt) -> int:
+        """The epoch to arrive in, as far as the node knows. Raises where it is broken, or not the one wanted."""
+        state = self._here()
+        if state is None:
+            return 0 if attempt.only is None else self._only(attempt.only)
+        why = self._desk.lost(state.epoch)
+        if why is not None or state.cause is not None or attempt.only not in (None, state.epoch):
+            state = self._look()
+        if attempt.only is not None and attempt.only != state.epoch:
+            raise self._not_current(attempt.only, state.epoch)
+        if why is not None and state.cause is None and self._desk.lost(state.epoch) is not None:
+            note = f"its node had lost the world: {why}"
+            self._break(state.epoch, Break("interrupt", self._rank, note=note, node=self._home.node_rank))
+            state = self._look()
+        if state.cause is not None:
+            raise self._broken(state.epoch, state.cause)
+        return state.epoch
+
+    def _only(self, epoch: int) -> int:
+        now = self._look().epoch
+        if now != epoch:
+            raise self._not_current(epoch, now)
+        return epoch
+
+    def _follow(self, attempt: Attempt, arrival: Arrival, gather: Gather, told: Told | None) -> int | None:
+        """Until the epoch is over: leads where it is this rank's turn, and rests otherwise."""
+        epoch, led = arrival.epoch, False
+        while True:
+            state = self._here()
+            if state is not None and (state.epoch > epoch or (state.epoch == epoch and state.cause is not None)):
+                late = state.epoch > epoch and arrival.place(state, self._rank, self._parties) is None
+                if late and attempt.only is None and self._desk.rang(epoch) == LATE:
+                    return None
+                return self._settled(state, arrival)
+            lost = self._desk.lost(epoch)
+            if lost is not None:
+                attempt.epoch = None  # there is nobody to tell
+                raise StoreConnectionError(f"barrier {self.key!r}: the world is lost to this node: {lost}")
+            leads = gather.leader == self._local
+            if told is not None and (not leads or attempt.left_ns() == 0):
+                self._world.tell(told, None if gather.sure else self._state_key(), lambda raw: self._seen(epoch, raw))
+                told = None
+            if attempt.left_ns() == 0:
+                state = self._since(epoch, self._look())
+                if _age(state) == (epoch, False):
+                    self._late(attempt, state)
+            elif leads:
+                over = self._lead(attempt, epoch, told, again=led)
+                told, led = None, True
+                if over:
+                    continue
+            elif self._desk.rest(epoch, min(attempt.left_ns(), REST_NS)):
+                continue
+            gather = self._around(epoch) or gather
+
+    def _lead(self, attempt: Attempt, epoch: int, told: Told | None, *, again: bool) -> bool:
+        """One slice in the world, and the decision when all nodes have come; True then."""
+        desk, seen_mask = self._desk, 0
+
+        def look() -> bool:
+            nonlocal seen_mask
+            gather = desk.gather()
+            if gather is None or gather.epoch != epoch or desk.rang(epoch) is not None or self._missed(epoch):
+                return True
+            if gather.mask not in (seen_mask, desk.full):
+                seen_mask = gather.mask
+                self._at.set(self._who(self._home.node_rank), f"{epoch} {gather.mask:x}")
+            return False
+
+        if again and told is None and self._complete_here(epoch):
+            told = self._telling(epoch)  # who was to do it may be dead
+        deadline = min(monotonic_ns() + min(attempt.left_ns(), SLICE_NS), FOREVER)
+        nodes = self._nodes(epoch)
+        if self._world.meet(told, self._state_key(), nodes, deadline, lambda raw: self._seen(epoch, raw), look):
+            state = self._here()
+            if state is not None and _age(state) == (epoch, False):
+                self._pass(state)
+            return True
+        return False
+
+    def _seen(self, epoch: int, raw: bytes) -> bool:
+        """The state as this rank finds it in the world; True when the epoch is over."""
+        state = self._since(epoch, self._parsed(raw))
+        if _age(state) == (epoch, False):
+            self._desk.make_sure(epoch)
+        self._post(state)
+        return _age(state) > (epoch, False)
+
+    def _around(self, epoch: int) -> Gather | None:
+        """Looks who lives: breaks the epoch for one who cannot come, and takes the place of a leader that is gone."""
+        missed = self._missed(epoch)
+        if missed is not None:
+            self._break(epoch, missed)
+            return None
+        gather = self._desk.gather()
+        if gather is None or gather.epoch != epoch or gather.leader == self._local:
+            return gather
+        if gather.leader == NOBODY or gather.leader in self._desk.gone():
+            self._desk.take_over(gather, self._local)
+            return self._desk.gather()
+        return gather
+
+    def _missed(self, epoch: int) -> Break | None:
+        """Who of the node has not come and never will; read in this order: who died may have come before."""
+        gone = self._desk.gone()
+        gather = self._desk.gather() if gone else None
+        if gather is None or gather.epoch != epoch:
+            return None
+        for local, peer in sorted(gone.items()):
+            if 1 << local & self._desk.full & ~gather.mask:
+                node = self._home.node_rank
+                rank = node * self._home.local_world_size + local
+                if peer.state == "left":
+                    return Break("left", rank, node=node)
+                return Break("died", rank, peer.pid, peer.host, waiting_on=peer.waiting_on, node=node)
+        return None
+
+    # -- the keys -----------------------------------------------------------------------------------------------------
+
+    def _state_key(self) -> tuple[str, str]:
+        return f"{self._base}/state", self._first().text()
+
+    def _arrived(self, epoch: int, rank: int) -> str:
+        """The key of a node, which is whom `rank` means in a world."""
+        return f"{self._base}/{epoch}/n{rank}"
+
+    def _nodes(self, epoch: int) -> list[str]:
+        return [self._arrived(epoch, node) for node in range(self._home.num_nodes)]
+
+    def _who(self, node: int) -> str:
+        return f"{self._base}/seen/n{node}"
+
+    def _telling(self, epoch: int) -> Told:
+        """What announces the node: its ranks have all come."""
+        node = self._home.node_rank
+        return self._arrived(epoch, node), self._brought(), self._arrived(epoch - 2, node) if epoch >= 2 else None
+
+    def _brought(self) -> bytes:
+        return b"1"
+
+    def _complete_here(self, epoch: int) -> bool:
+        gather = self._desk.gather()
+        return gather is not None and gather.epoch == epoch and gather.mask == self._desk.full
+
+    # -- the state ----------------------------------------------------------------------------------------------------
+
+    def _here(self) -> State | None:
+        """The state as the node knows it."""
+        raw = self._desk.now()
+        return None if raw is None else self._parsed(raw)
+
+    def _look(self) -> State:
+        """The state now."""
+        state = self._read()
+        self._post(state)
+        return state
+
+    def _since(self, epoch: int, state: State) -> State:
+        """The state, as the world has it now: not older than the epoch that this node has seen before."""
+        if state.epoch < epoch:
+            raise StoreError(f"{self!r}: its keys in the world were lost: it is another server, or was started again")
+        return state
+
+    def _post(self, state: State) -> None:
+        """Tells the node, where it does not know better already."""
+        raw = self._desk.now()
+        while raw is None or _age(self._parsed(raw)) < _age(state):
+            now = self._desk.move(raw, state.text())
+            if now == state.text().encode():
+                break
+            raw = now or None
+        gather = self._desk.gather()
+        if gather is not None and _age(state) > (gather.epoch, False):
+            self._desk.ring(gather)
+
+    def _pass(self, state: State) -> State:
+        new = state.passed()
+        raw, values = self._world.decide(self._state_key()[0], state.text(), new.text(), self._wanted(state.epoch))
+        now = self._parsed(raw)
+        if now == state:
+            raise StoreError(f"{self!r}: its keys in the store were removed by others")
+        if now.epoch > state.epoch:
+            self._got(values)
+        self._post(now)
+        return now
+
+    def _wanted(self, epoch: int) -> list[str]:  # noqa: ARG002 -- for those that exchange something
+        """Keys whose values come with the decision."""
+        return []
+
+    def _got(self, values: list[bytes]) -> None:
+        """Their values."""
+
+    def _move(self, old: State, new: State) -> State:
+        self._desk.make_sure(old.epoch)
+        now = super()._move(old, new)
+        self._post(now)
+        return now
+
+    def _ring(self, epoch: int) -> None:
+        keys = self._nodes(epoch)
+        self._at.multi_set(keys, [b"1"] * len(keys))
+
+    def _sweep(self, epoch: int) -> None:
+        self._delete(key for over in (epoch - 2, epoch - 1) if over >= 0 for key in self._nodes(over))
+
+    def _now(self) -> tuple[int, Break | None]:
+        state = self._look()
+        return state.epoch, state.cause
+
+    def _break(self, epoch: int | None, cause: Break) -> int:
+        if cause.rank == self._rank:
+            cause = replace(cause, node=self._home.node_rank)
+        self._look()  # the node learns what the world says, also where nothing is to break
+        return super()._break(epoch, cause)
+
+    # -- who is there -------------------------------------------------------------------------------------------------
+
+    def _complete(self, state: State) -> bool:
+        return bool(self._at.check(self._nodes(state.epoch)))
+
+    def _absent(self, state: State) -> tuple[int, list[int]]:
+        missing: list[int] = []
+        size = self._home.local_world_size
+        there = self._world.there(self._nodes(state.epoch))
+        away = [node for node, came in enumerate(there) if not came]
+        for node, mask in zip(away, self._masks(state.epoch, away), strict=True):
+            missing += [node * size + local for local in range(size) if not mask >> local & 1]
+        return self._parties - len(missing), missing
+
+    def _masks(self, epoch: int, nodes: Sequence[int]) -> Iterable[int]:
+        """Who of the nodes has come, as far as it is known here."""
+        seen = self._world.read([self._who(node) for node in nodes])
+        for node, raw in zip(nodes, seen, strict=True):
+            if node == self._home.node_rank:
+                gather = self._desk.gather()
+                yield gather.mask if gather is not None and gather.epoch == epoch else 0
+            else:
+                at, _, mask = (raw or b"-1 0").partition(b" ")
+                yield int(mask, 16) if int(at) == epoch else 0
+
+    def _states(self, ranks: Sequence[int]) -> list[Missing]:
+        size, mine = self._home.local_world_size, self._home.node_rank
+        peers = peers_of_store(self._home._resting())  # noqa: SLF001
+        known = {} if peers is None else {one.rank: one for one in peers() if one.rank is not None}
+        return [
+            Missing(
+                rank,
+                f"node {rank // size}, {peer_text(known.get(rank % size))}"
+                if rank // size == mine and known
+                else f"node {rank // size}, did not arrive",
+            )
+            for rank in ranks
+        ]
+
+
+def _age(state: State) -> tuple[int, bool]:
+    """What grows with each change."""
+    return state.epoch, state.cause is not None

@@ -1,0 +1,209 @@
+"""The node's half of a meeting: who of its ranks has come, who leads, and the bell. docs/hybrid.md has the whole.
+
+    hybrid/k/now      the last state of the world that the node knows    moves forward only
+    hybrid/k/gather   a Gather, as text                                  compare_set only
+    hybrid/k/over/e   the bell of epoch e: OVER, LATE, LOST              set by who moved `now` past e, lost the world
+    hybrid/k/v/i      what local rank i brought to an exchange           set by it before its bit
+    hybrid/k/data     what all brought                                   set by the leader before `now`
+
+`now` moves before the bell, and a bit is set before `now` is looked at: who comes late sees the one or hears the other.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from shmstore.barrier import peers_of_store
+from shmstore.errors import StoreTimeoutError
+from shmstore.shm import ShmStore
+
+if TYPE_CHECKING:
+    from shmstore.store import Store
+
+__all__ = ["LATE", "NOBODY", "OVER", "Desk", "Gather", "unwatched"]
+
+OVER: Final = b"over"
+"""The bell: look at `now`."""
+LATE: Final = b"late"
+"""The same; and the epoch was over before the node's leader had first looked, so that all who rest here came late."""
+NOBODY: Final = -1
+"""The leader where the one that was has given up."""
+LOST: Final = b"lost "
+"""The bell: a rank of the node cannot reach the world; why follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """The node's arrivals in one epoch.
+
+    Attributes:
+        epoch: which.
+        mask: bit i: local rank i has come.
+        leader: the local rank that acts in the world, or NOBODY.
+        sure: the world was seen in this epoch, by the leader, or one of the node has broken or reset it.
+        before: the epoch that was gathered here before this one, or -1.
+    """
+
+    epoch: int
+    mask: int
+    leader: int
+    sure: bool = False
+    before: int = -1
+
+    def text(self) -> str:
+        return f"{self.epoch} {self.mask:x} {self.leader} {int(self.sure)} {self.before}"
+
+    @staticmethod
+    def of(raw: bytes) -> Gather:
+        epoch, mask, leader, sure, before = raw.split()
+        return Gather(int(epoch), int(mask, 16), int(leader), sure == b"1", int(before))
+
+
+class Desk:
+    """One meeting's keys in a node.
+
+    Args:
+        node: the store of the node; not one that watches.
+        base: the meeting's name.
+        size: how many ranks the node has.
+    """
+
+    def __init__(self, node: Store, base: str, size: int) -> None:
+        self._node = node
+        self._base = f"hybrid/{base}"
+        self.full = (1 << size) - 1
+
+    # -- the copy of the state ----------------------------------------------------------------------------------------
+
+    def now(self) -> bytes | None:
+        """The last state that the node knows, as the world has it."""
+        return self._read(f"{self._base}/now")
+
+    def move(self, old: bytes | None, new: str) -> bytes:
+        """Puts `new` for `old`; what stands there then."""
+        return self._node.compare_set(f"{self._base}/now", old or b"", new)
+
+    def _read(self, key: str) -> bytes | None:
+        """A key's value; None where it is missing."""
+        if self._node.check([key]):
+            with suppress(StoreTimeoutError):  # deleted just now
+                return self._node.get(key, 0)
+        return None
+
+    # -- arrivals -----------------------------------------------------------------------------------------------------
+
+    def gather(self) -> Gather | None:
+        raw = self._read(f"{self._base}/gather")
+        return None if raw is None else Gather.of(raw)
+
+    def _change(self, old: Gather | None, new: Gather) -> bool:
+        text = new.text()
+        return self._node.compare_set(f"{self._base}/gather", "" if old is None else old.text(), text) == text.encode()
+
+    def arrive(self, epoch: int, local_rank: int) -> Gather | None:
+        """Sets the rank's bit; the arrivals with it. The first leads. None: a later epoch has begun here."""
+        bit = 1 << local_rank
+        while True:
+            old = self.gather()
+            if old is not None and old.epoch > epoch:
+                return None
+            if old is None:
+                new = Gather(epoch, bit, local_rank)
+            elif old.epoch < epoch:
+                new = Gather(epoch, bit, local_rank, before=old.epoch)
+            elif old.mask & bit and old.leader != NOBODY:
+                return old
+            else:
+                new = replace(old, mask=old.mask | bit, leader=local_rank if old.leader == NOBODY else old.leader)
+            if self._change(old, new):
+                if old is not None and old.epoch < epoch and old.before >= 0:
+                    self._node.delete_key(self._bell(old.before))
+                return new
+
+    def make_sure(self, epoch: int) -> None:
+        """Who has come to this epoch so far counts as having been there before it ended."""
+        while True:
+            old = self.gather()
+            if old is None or old.epoch != epoch or old.sure or self._change(old, replace(old, sure=True)):
+                return
+
+    def resign(self, epoch: int, local_rank: int) -> None:
+        """The rank gives up and leads no more, if it did: the next one to look does."""
+        old = self.gather()
+        while old is not None and (old.epoch, old.leader) == (epoch, local_rank):
+            if self._change(old, replace(old, leader=NOBODY)):
+                return
+            old = self.gather()
+
+    def take_over(self, old: Gather, local_rank: int) -> None:
+        """Puts this rank in the place of a leader that is gone, unless another was faster."""
+        self._change(old, replace(old, leader=local_rank))
+
+    # -- the bell -----------------------------------------------------------------------------------------------------
+
+    def _bell(self, epoch: int) -> str:
+        return f"{self._base}/over/{epoch}"
+
+    def ring(self, gather: Gather) -> None:
+        """Wakes those who rest in this epoch: `now` is past it."""
+        self._node.set(self._bell(gather.epoch), OVER if gather.sure else LATE)
+
+    def lose(self, epoch: int, why: str) -> None:
+        """Wakes them, as the world cannot be reached; unless `now` went past the epoch before."""
+        self._node.compare_set(self._bell(epoch), "", LOST + why.encode("utf-8", "replace"))
+
+    def rang(self, epoch: int) -> bytes | None:
+        """What the bell said, or None."""
+        return self._read(self._bell(epoch))
+
+    def lost(self, epoch: int) -> str | None:
+        """Why the world cannot be reached, where the bell said so."""
+        rang = self.rang(epoch)
+        return rang[len(LOST) :].decode("utf-8", "replace") if rang is not None and rang.startswith(LOST) else None
+
+    def unlose(self, epoch: int) -> None:
+        self._node.delete_key(self._bell(epoch))
+
+    def rest(self, epoch: int, ns: int) -> bool:
+        """Parks until the bell rings, or for that long; False for the latter."""
+        try:
+            self._node.wait([self._bell(epoch)], ns / 1e9)
+        except StoreTimeoutError:
+            return False
+        return True
+
+    # -- who lives ----------------------------------------------------------------------------------------------------
+
+    def gone(self) -> dict[int, Any]:
+        """The local ranks that died or left, with their records; none on a store that knows nobody."""
+        peers = peers_of_store(self._node)
+        gone = [] if peers is None else [one for one in peers() if one.state in ("dead", "left")]
+        return {one.rank: one for one in gone if one.rank is not None}
+
+    # -- what they bring ----------------------------------------------------------------------------------------------
+
+    def bring(self, local_rank: int, value: bytes) -> None:
+        self._node.set(f"{self._base}/v/{local_rank}", value)
+
+    def brought(self) -> list[bytes]:
+        """What each local rank brought; all have come."""
+        return self._node.multi_get([f"{self._base}/v/{i}" for i in range(self.full.bit_length())])
+
+    def keep(self, data: bytes) -> None:
+        self._node.set(f"{self._base}/data", data)
+
+    def kept(self) -> bytes | None:
+        return self._read(f"{self._base}/data")
+
+
+def unwatched(node: Store) -> Store:
+    """A handle whose waits end at no death: it is the meeting that says what a death means."""
+    made = node.clone()
+    below: Any = made
+    while hasattr(below, "underlying_store"):
+        below = below.underlying_store
+    if isinstance(below, ShmStore):
+        below._watch = False  # noqa: SLF001 -- a handle of our own
+    return made

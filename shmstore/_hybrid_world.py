@@ -1,0 +1,191 @@
+"""The world's half of a meeting: what a node says to the store that reaches all nodes, in as few round trips as it can.
+
+On a TCPStore of ours what belongs together goes in one write, and a wait looks around ten times a second without a word
+on the wire. On any other store each is a call of its own, and a wait goes in slices.
+"""
+
+# ruff: noqa: SLF001 -- TCPStore's own ways to ask are for just this
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic_ns
+from typing import Any, ClassVar, Final
+
+from shmstore._foreign import ForeignStore
+from shmstore.errors import StoreTimeoutError
+from shmstore.prefix import PrefixStore
+from shmstore.store import Store
+from shmstore.tcp.codec import Op, Signal
+from shmstore.tcp.connection import Asked, ping
+from shmstore.tcp.verbs import WireStore
+
+__all__ = ["Told", "World", "world_of"]
+
+Told = tuple[str, bytes, str | None]
+"""A key to set, its value, and a key to delete."""
+
+Seen = Callable[[bytes], bool]
+
+
+class World:
+    """A store of any kind."""
+
+    _slices: ClassVar[tuple[int, int]] = (100_000_000, 100_000_000)
+    """The first slice of a wait, and the longest."""
+
+    def __init__(self, store: Store) -> None:
+        self.store: Final = store
+
+    def tell(self, told: Told, state: tuple[str, str] | None, seen: Seen) -> None:
+        """Sets the one key, and deletes the other; before that it reads the state, where `state` says of which.
+
+        In this order: who finds the key counts those who set it in, so they have to know that they were in time.
+        """
+        key, value, gone = told
+        if state is not None and seen(self.store.compare_set(state[0], "", state[1])):
+            return
+        self.store.set(key, value)
+        if gone is not None:
+            self.store.delete_key(gone)
+
+    def meet(
+        self,
+        told: Told | None,
+        state: tuple[str, str],
+        keys: Sequence[str],
+        deadline: int,
+        seen: Seen,
+        look: Callable[[], bool],
+    ) -> bool:
+        """Reads the state, tells, waits for the keys; True when they came before the deadline.
+
+        Args:
+            told: as of `tell`, or nothing.
+            state: the key of the state, and what to put there where it is missing.
+            keys: what to wait for.
+            deadline: until when.
+            seen: gets the state, before the wait; True: nothing more is to be done.
+            look: called now and then; True: the same.
+        """
+        if seen(self.store.compare_set(state[0], "", state[1])):
+            return False
+        if told is not None:
+            self.tell(told, None, seen)
+        slice_ns = self._slices[0]
+        while True:
+            left = deadline - monotonic_ns()
+            if left <= 0:
+                return self.store.check(list(keys))
+            if self._rest(keys, min(left, slice_ns)):
+                return True
+            if look():
+                return False
+            slice_ns = min(2 * slice_ns, self._slices[1])
+
+    def _rest(self, keys: Sequence[str], ns: int) -> bool:
+        """Waits for the keys for so long; False when they did not come."""
+        try:
+            self.store.wait(list(keys), ns / 1e9)
+        except StoreTimeoutError:
+            return False
+        return True
+
+    def decide(self, key: str, old: str, new: str, wanted: Sequence[str]) -> tuple[bytes, list[bytes]]:
+        """compare_set; what stands there then, and the values of keys that are there if `new` does."""
+        now = self.store.compare_set(key, old, new)
+        return now, self.store.multi_get(list(wanted)) if wanted and now == new.encode() else []
+
+    def there(self, keys: Sequence[str]) -> list[bool]:
+        """Of each key whether it is there."""
+        return [self.store.check([key]) for key in keys]
+
+    def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of keys that are never deleted; None for those that are not there."""
+        return [self.store.get(key) if self.store.check([key]) else None for key in keys]
+
+
+class ForeignWorld(World):
+    """An object with c10d's verbs.
+
+    Its slices are long, as torch's TCPStore writes two lines to stderr for each that ends in vain.
+    """
+
+    _slices: ClassVar[tuple[int, int]] = (1_000_000_000, 1_000_000_000)
+
+    def __init__(self, store: ForeignStore) -> None:
+        super().__init__(store)
+        self._foreign: Final = store
+
+    def _rest(self, keys: Sequence[str], ns: int) -> bool:
+        return self._foreign._rest("wait", [key.encode("utf-8", "surrogateescape") for key in keys], ns)
+
+
+class WireWorld(World):
+    """A TCPStore of ours."""
+
+    def __init__(self, store: Store, wire: WireStore, before: bytes) -> None:
+        super().__init__(store)
+        self._wire: Final = wire
+        self._before: Final = b"/" + before
+
+    def _key(self, key: str) -> bytes:
+        return self._before + key.encode("utf-8", "surrogateescape")
+
+    def _asked(self, told: Told | None) -> list[Asked]:
+        if told is None:
+            return []
+        key, value, gone = told
+        asked: list[Asked] = [(Op.SET, (self._key(key), value))]
+        return asked if gone is None else [*asked, (Op.DELETE_KEY, (self._key(gone),))]
+
+    def _state(self, state: tuple[str, str]) -> Asked:
+        return Op.COMPARE_SET, (self._key(state[0]), b"", state[1].encode())
+
+    def tell(self, told: Told, state: tuple[str, str] | None, seen: Seen) -> None:
+        first = [] if state is None else [self._state(state)]
+        last = [ping()] if told[2] is None else []  # nothing else would be answered
+        answers = self._wire._ask(f"set({told[0]!r})", [*first, *self._asked(told), *last])
+        if first:
+            seen(bytes(answers[0]))
+
+    def meet(
+        self,
+        told: Told | None,
+        state: tuple[str, str],
+        keys: Sequence[str],
+        deadline: int,
+        seen: Seen,
+        look: Callable[[], bool],
+    ) -> bool:
+        first = [self._state(state), *self._asked(told)]
+        raws = [self._key(key)[1:] for key in keys]
+
+        def answered(answers: list[Any]) -> bool:
+            return seen(bytes(answers[0]))
+
+        return self._wire._ask_and_await(f"wait at {state[0]!r}", first, raws, deadline, answered, look)
+
+    def decide(self, key: str, old: str, new: str, wanted: Sequence[str]) -> tuple[bytes, list[bytes]]:
+        asked: list[Asked] = [(Op.COMPARE_SET, (self._key(key), old.encode(), new.encode()))]
+        if wanted:
+            asked.append((Op.MULTI_GET, ([self._key(one) for one in wanted],)))
+        now, *values = self._wire._ask(f"compare_set({key!r})", asked)
+        return bytes(now), [bytes(value) for value in values[0]] if values else []
+
+    def there(self, keys: Sequence[str]) -> list[bool]:
+        asked: list[Asked] = [(Op.CHECK, ([self._key(key)],)) for key in keys]
+        return [answer == Signal.READY for answer in self._wire._ask("check", asked)] if asked else []
+
+
+def world_of(store: Store) -> World:
+    """The store as a meeting uses it, on a handle of its own."""
+    made = store.clone()
+    before, below = b"", made
+    while isinstance(below, PrefixStore):
+        before, below = below._before_raw + before, below.underlying_store
+    if isinstance(made, ForeignStore):
+        return ForeignWorld(made)
+    if not isinstance(below, WireStore):
+        return World(made)
+    below.set_timeout(0)  # who does not answer is given 5 s
+    return WireWorld(made, below, before)
