@@ -51,7 +51,13 @@ STALE_NS: Final = 50_000_000
 SLICE_MS: Final = 50.0
 LOOK_NS: Final = 100_000_000
 DAY_MS: Final = 86_400_000.0
-KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+KEEPALIVE: Final = (
+    (socket.TCP_KEEPIDLE, 30),
+    (socket.TCP_KEEPINTVL, 10),
+    (socket.TCP_KEEPCNT, 3),
+    (socket.TCP_USER_TIMEOUT, 60_000),  # there are no probes while something is on its way and not acknowledged
+)
+"""A host that is gone is found in a minute."""
 
 Asked = tuple[Op, Fields]
 Look = Callable[[], bool]

@@ -69,7 +69,7 @@ static void in_repair(const scenario *sc, uint32_t engine, uint64_t at, uint64_t
     }
 }
 
-/* The long form kills the repair of each kill at each of its stores; the short one of three kills at each seventh, or
+/* The long form kills the repair of each kill at each of its stores; the short one of three kills at each thirteenth, or
  * fewer under AddressSanitizer. The repair of a killed repair, of three kills and of one. All three multiplied are some
  * millions, and what is left by a repair that was killed differs from what it began with by blocks that are given back
  * already. */

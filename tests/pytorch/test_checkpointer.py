@@ -169,6 +169,7 @@ def test_what_stands_in_torchs_registry() -> None:
         "tcp_store": barriers.TCPStoreBarrier,
         "store": ours.StoreBarrier,
         "shm_store": ours.ShmStoreBarrier,
+        "hybrid_store": ours.HybridStoreBarrier,
     }
     assert barriers.TCPStoreBarrier is not ours.TCPStoreBarrier
 
