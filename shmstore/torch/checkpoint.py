@@ -7,7 +7,8 @@
     checkpointer = make_sync_checkpointer(CheckpointerConfig(barrier_config=config))
 
 with torch's own BarrierConfig. The types are those of shmstore.checkpoint: "store" (`barrier_args` has the store: any
-of ours, or one of torch's), "shm_store" and "hybrid_store". "tcp_store" stays torch's own. All are torch Barriers to isinstance.
+of ours, or one of torch's), "shm_store" and "hybrid_store". "tcp_store" stays torch's own. All are torch Barriers
+to isinstance.
 
 Torch hands `barrier_args` on as they are: rank and world size are among them, whatever its docstring says. Its
 checkpointer.close() does not close the barrier: a "shm_store" leaves its segment when the process ends.
