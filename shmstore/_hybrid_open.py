@@ -10,11 +10,9 @@ last one says so in the world.
 
 from __future__ import annotations
 
-import multiprocessing.util
 import os
-import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from shmstore.barrier import peers_of_store
 from shmstore.errors import StoreError
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from shmstore._job import Place
     from shmstore.store import Store
 
-__all__ = ["Parting", "close_at_exit", "halves"]
+__all__ = ["Parting", "halves"]
 
 PATIENCE_S: Final = 5.0
 
@@ -68,30 +66,3 @@ def halves(place: Place, name: str | None, timeout: Timeout, options: dict[str, 
     except BaseException:
         node.close()
         raise
-
-
-# -- at exit ----------------------------------------------------------------------------------------------------------
-
-_live: Final[weakref.WeakSet[Closes]] = weakref.WeakSet()
-
-
-class Closes(Protocol):
-    def close(self) -> None: ...
-
-
-def close_at_exit(store: Closes) -> None:
-    """Before what it stands on ends: servers, at priority -50."""
-    _live.add(store)
-
-
-def _close_all() -> None:
-    for one in list(_live):
-        one.close()
-
-
-def _in_multiprocessing_child(_: object) -> None:
-    multiprocessing.util.Finalize(None, _close_all, exitpriority=110)
-
-
-multiprocessing.util.Finalize(None, _close_all, exitpriority=-40)
-multiprocessing.util.register_after_fork(_live, _in_multiprocessing_child)

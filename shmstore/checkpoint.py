@@ -33,7 +33,6 @@ So all ranks of a barrier use this class, none torch's, which would take a call 
 
 from __future__ import annotations
 
-import multiprocessing.util
 import os
 import weakref
 from abc import ABC, abstractmethod
@@ -43,6 +42,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
 
 from shmstore import barrier
+from shmstore._at_exit import close_at_exit
 from shmstore._barrier_elastic import MENDED_BY, ElasticBarrier
 from shmstore._barrier_words import Break
 from shmstore._deadline import as_timedelta
@@ -146,6 +146,22 @@ class Barrier(ABC):
         """Returns when all ranks have called it as often as this one; blocks meanwhile."""
 
 
+class Closing(ABC):
+    """What a barrier with a store of its own is besides: a context manager that closes it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leaves, and closes the store. Idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 @register_barrier
 class StoreBarrier(Barrier):
     """The barrier of a checkpoint over any store: of ours, or with c10d's verbs (torch's).
@@ -219,7 +235,7 @@ class StoreBarrier(Barrier):
 
 
 @register_barrier
-class ShmStoreBarrier(StoreBarrier):
+class ShmStoreBarrier(StoreBarrier, Closing):
     """The barrier of a checkpoint among the processes of one host, in a segment of shared memory of its own.
 
     Args:
@@ -266,17 +282,9 @@ class ShmStoreBarrier(StoreBarrier):
         """Leaves the segment: others that wait for this rank learn that it left. Idempotent."""
         self._store.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 @register_barrier
-class HybridStoreBarrier(StoreBarrier):
+class HybridStoreBarrier(StoreBarrier, Closing):
     """The barrier of a checkpoint among all processes of many nodes: in the node's memory, then across the nodes.
 
     Args:
@@ -341,17 +349,9 @@ class HybridStoreBarrier(StoreBarrier):
         """Leaves; rank 0 when all other nodes have closed, after 5 s at most. Idempotent."""
         self._store.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 @register_barrier
-class TCPStoreBarrier(Barrier):
+class TCPStoreBarrier(Barrier, Closing):
     """The barrier of a checkpoint among the processes of many hosts, over a TCPStore of its own; torch's constructor.
 
     Args:
@@ -423,7 +423,7 @@ class TCPStoreBarrier(Barrier):
             store.close()
             raise
         self._end: Final = weakref.finalize(self, _end, self._meeting, os.getpid())
-        _live.add(self)
+        close_at_exit(self)
 
     def execute_barrier(self) -> None:
         """Returns when all ranks have called it as often as this one; blocks meanwhile, at most `timeout_secs`.
@@ -465,14 +465,6 @@ class TCPStoreBarrier(Barrier):
         """Leaves; rank 0 when the others have seen the end of its last call, after 5 s at most. Idempotent."""
         self._end()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"{self!r} can be neither pickled nor copied, as the copy would count as the same rank: make one in each "
@@ -499,8 +491,6 @@ def _port(given: int | str) -> int:
 
 # -- the end of a TCPStoreBarrier -------------------------------------------------------------------------------------
 
-_live: Final[weakref.WeakSet[TCPStoreBarrier]] = weakref.WeakSet()
-
 
 def _end(meeting: ElasticBarrier, pid: int) -> None:
     """Closes the store; rank 0, in its own process, when the others are done with it."""
@@ -510,18 +500,3 @@ def _end(meeting: ElasticBarrier, pid: int) -> None:
                 meeting.depart()
     finally:
         meeting.store.close()
-
-
-def _close_all() -> None:
-    for one in list(_live):
-        one.close()
-
-
-def _in_multiprocessing_child(_: object) -> None:
-    multiprocessing.util.Finalize(None, _close_all, exitpriority=110)
-
-
-# Before what they stand on ends: servers, at priority -50, and in multiprocessing's forked children, which begin
-# without finalizers, the segments, at 100 there.
-multiprocessing.util.Finalize(None, _close_all, exitpriority=-40)
-multiprocessing.util.register_after_fork(_live, _in_multiprocessing_child)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from shmstore._at_exit import close_at_exit
 from shmstore._deadline import Timeout
 from shmstore._foreign import ForeignStore
 from shmstore._hybrid_desk import unwatched
 from shmstore._hybrid_once import Once
-from shmstore._hybrid_open import Parting, close_at_exit, halves
+from shmstore._hybrid_open import Parting, halves
 from shmstore._hybrid_verbs import NODE, HalvedStore
 from shmstore._hybrid_world import World, world_of
 from shmstore._job import Place, place_of
