@@ -2,7 +2,8 @@
 
 All of a sample's processes are new ones: forked where torch is imported and no thread is there yet, held at the gate of
 a team, ended when the sample is taken. So what is timed is the first group of each process, as in a job, and nothing is
-left of the sample before: no store, no connection, no thread.
+left of the sample before: no store, no connection, no thread. Before the gate each gets memory of its own (`pages`), as
+the processes of a job have it, which import torch by themselves.
 
 A job is up when each of its processes is back from init_process_group and, as is asked afterwards, has no others in its
 group than its own job's. Who meets at another job's store may well come back, and is in the wrong group then.
@@ -18,6 +19,7 @@ from importlib import import_module
 from typing import Final
 
 from bench.clock import clock_ns
+from bench.pages import make_own
 from bench.records import Sample, Timing
 from bench.team import Gate, Team
 
@@ -119,6 +121,7 @@ class _Process:
     def _begin(self, gate: Gate) -> Timing | str:
         os.environ.update({**LOOKUPS, **self._meeting.environment})
         begin = import_module("torch.distributed").init_process_group
+        make_own()
         gate()
         enter = clock_ns()
         try:

@@ -1,8 +1,8 @@
 """The two halves of a HybridStore by the place in the job, and how their owners part.
 
 Rank 0 hosts the world's server in its process: gone, it takes answers with it that others have not read. So its `close`
-waits until all other nodes are through, for 5 s at most. A node is through when all its ranks have closed or died: the
-last one says so in the world.
+waits until all nodes are through, for 5 s at most. A node is through when all its ranks but the host have closed or
+died: the last one says so in the world.
 
     hybrid/bye        how many of the node's ranks have closed  the node; added to by each but the host
     hybrid/bye/n{i}   node i is through                         the world; set by its last, waited for by the host
@@ -37,6 +37,7 @@ class Parting:
         self._nodes = place.world_size // place.local_world_size
         self._size = place.local_world_size
         self._node = place.rank // place.local_world_size
+        self._guests = self._size - (self._node == 0)  # the host is rank 0
         self._hosts = place.hosts
         self._pid = os.getpid()
 
@@ -51,8 +52,8 @@ class Parting:
         self._pid = -1
         with suppress(StoreError):
             if self._hosts:
-                world.wait([f"hybrid/bye/n{i}" for i in range(self._nodes) if i != self._node], PATIENCE_S)
-            elif node.add("hybrid/bye", 1) + self._dead(node) >= self._size:
+                world.wait([f"hybrid/bye/n{i}" for i in range(self._nodes) if i or self._guests], PATIENCE_S)
+            elif node.add("hybrid/bye", 1) + self._dead(node) >= self._guests:
                 world.set(f"hybrid/bye/n{self._node}", b"1")
 
 

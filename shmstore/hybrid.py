@@ -22,6 +22,7 @@ from shmstore._hybrid_world import World, world_of
 from shmstore._job import Place, place_of
 from shmstore._keys import Key, Value, key_bytes, shown, value_bytes
 from shmstore.barrier import peers_of_store
+from shmstore.prefix import PrefixStore
 from shmstore.shm import ShmStore
 from shmstore.store import Capabilities, Store
 
@@ -261,10 +262,11 @@ class HybridStore(HalvedStore):
         return self._rest
 
     def _signals(self) -> World:
-        """The world, as meetings speak to it."""
+        """The world, as meetings speak to it: of a single node its own segment, so that nothing goes over the wire."""
         if self._says is None:
             self._half(b"k")
-            self._says = world_of(self._world)
+            alone = self.num_nodes == 1
+            self._says = world_of(PrefixStore("hybrid/world", self._resting()) if alone else self._world)
         return self._says
 
     def peers(self) -> Sequence[Any]:
@@ -296,7 +298,7 @@ class HybridStore(HalvedStore):
     def close(self) -> None:
         """Closes both halves; the world's server too, where this handle hosts it. Idempotent.
 
-        One that `connect` or `from_env` made host it waits, for 5 s at most, until all other nodes have closed theirs.
+        One that `connect` or `from_env` made host it waits, for 5 s at most, until all other ranks have closed theirs.
         """
         if self._parting is not None and not self._closed:
             self._parting.leave(self._node, self._signals().store)

@@ -289,7 +289,7 @@ static void show(const tally *sums, uint32_t engine) {
 
 static void beside_waiters(const scenario *sc, uint32_t engine, tally *sums) {
     here_name = sc->name;
-    for (here_n = 1; sc->waits != NOBODY && wakes(sc, engine, here_n); here_n += stride())
+    for (here_n = first_of(engine); sc->waits != NOBODY && wakes(sc, engine, here_n); here_n += stride())
         sums->survived++;
 }
 
@@ -303,7 +303,7 @@ static void beside_the_parked(const scenario *sc, uint32_t engine, uint64_t firs
 int main(int argc, char **argv) {
     memset(big, 'B', BIG);
     CHECK_IS(atexit(say_where), 0);
-    const uint64_t step = getenv("SST_LONG") ? 1 : 9;
+    const uint64_t step = getenv("SST_LONG") ? 1 : 13;
     const size_t n = sizeof scenarios / sizeof *scenarios;
     EACH_ENGINE(engine) {
         if (argc > 1 && strcmp(argv[1], engine_name(engine)) != 0)
