@@ -17,7 +17,7 @@ from shmstore._barrier_words import Break, Missing, peer_text
 from shmstore._deadline import FOREVER
 from shmstore._hybrid_desk import LATE, NOBODY, Desk
 from shmstore._keys import KEY_MAX, key_text
-from shmstore.barrier import Attempt, nodes_of, peers_of_store
+from shmstore.barrier import Attempt, nodes_of, peers_of_store, store_home
 from shmstore.errors import StoreConnectionError, StoreError
 
 if TYPE_CHECKING:
@@ -53,11 +53,10 @@ class HybridBarrier(KeyBarrier):
     _home: Home
     _desk: Desk
     _local: int
-    _shape: tuple[int, ...]
 
     @classmethod
     def _takes(cls, store: Any, raw: bytes, parties: int, rank: int | None) -> bool:
-        return nodes_of(store, raw, parties, rank) is not None
+        return store_home(store, raw) is None and nodes_of(store, raw, parties, rank) is not None
 
     def _setup(self) -> None:
         self._place()
@@ -80,15 +79,13 @@ class HybridBarrier(KeyBarrier):
         if len(raw) > KEY_MAX - 2 * ROOM:
             raise ValueError(f"the key of a barrier has 1 to {KEY_MAX - 2 * ROOM} bytes here, this one has {len(raw)}")
         self._base = key_text(raw)
-        self._home, self._shape = home, (home.num_nodes, size)
+        self._home = home
+        self._first = State(self._parties, shape=(home.num_nodes, size))
         self._world = home._signals()  # noqa: SLF001 -- a part of the store
         self._at = self._world.store
         self._ours = True
         self._known = Known(swaps=True, deletes=True)
         self._desk = Desk(home._resting(), self._base, size)  # noqa: SLF001
-
-    def _first(self) -> State:
-        return State(self._parties, shape=self._shape)
 
     # -- wait ---------------------------------------------------------------------------------------------------------
 
@@ -162,7 +159,8 @@ class HybridBarrier(KeyBarrier):
                 raise StoreConnectionError(f"barrier {self.key!r}: the world is lost to this node: {lost}")
             leads = gather.leader == self._local
             if told is not None and (not leads or attempt.left_ns() == 0):
-                self._world.tell(told, None if gather.sure else self._state_key(), lambda raw: self._seen(epoch, raw))
+                unsure = None if gather.sure else self._state_key()
+                self._world.tell(told, unsure, lambda raw: _age(self._seen(epoch, raw)) > (epoch, False))
                 told = None
             if attempt.left_ns() == 0:
                 state = self._since(epoch, self._look())
@@ -173,8 +171,10 @@ class HybridBarrier(KeyBarrier):
                 told, led = None, True
                 if over:
                     continue
-            elif self._desk.rest(epoch, min(attempt.left_ns(), REST_NS)):
-                continue
+            else:
+                self._foresee(state or self._first, epoch)
+                if self._desk.rest(epoch, min(attempt.left_ns(), REST_NS)):
+                    continue
             gather = self._around(epoch) or gather
 
     def _lead(self, attempt: Attempt, epoch: int, told: Told | None, *, again: bool) -> bool:
@@ -193,22 +193,32 @@ class HybridBarrier(KeyBarrier):
 
         if again and told is None and self._complete_here(epoch):
             told = self._telling(epoch)  # who was to do it may be dead
+        found: list[State] = []
+
+        def seen(raw: bytes) -> bool:
+            found.append(self._seen(epoch, raw))
+            self._foresee(found[0], epoch)
+            return _age(found[0]) > (epoch, False)
+
         deadline = min(monotonic_ns() + min(attempt.left_ns(), SLICE_NS), FOREVER)
-        nodes = self._nodes(epoch)
-        if self._world.meet(told, self._state_key(), nodes, deadline, lambda raw: self._seen(epoch, raw), look):
-            state = self._here()
-            if state is not None and _age(state) == (epoch, False):
-                self._pass(state)
+        if self._world.meet(told, self._state_key(), self._nodes(epoch), deadline, seen, look):
+            if _age(found[0]) == (epoch, False):
+                self._pass(found[0])
             return True
         return False
 
-    def _seen(self, epoch: int, raw: bytes) -> bool:
-        """The state as this rank finds it in the world; True when the epoch is over."""
+    def _seen(self, epoch: int, raw: bytes) -> State:
+        """The state as this rank finds it in the world."""
         state = self._since(epoch, self._parsed(raw))
         if _age(state) == (epoch, False):
             self._desk.make_sure(epoch)
         self._post(state)
-        return _age(state) > (epoch, False)
+        return state
+
+    def _foresee(self, state: State, epoch: int) -> None:
+        """Before a rank waits: makes the text of the state that it waits for, so that this takes no time then."""
+        if _age(state) == (epoch, False):
+            State.of(state.passed().text().encode())
 
     def _around(self, epoch: int) -> Gather | None:
         """Looks who lives: breaks the epoch for one who cannot come, and takes the place of a leader that is gone."""
@@ -242,7 +252,7 @@ class HybridBarrier(KeyBarrier):
     # -- the keys -----------------------------------------------------------------------------------------------------
 
     def _state_key(self) -> tuple[str, str]:
-        return f"{self._base}/state", self._first().text()
+        return f"{self._base}/state", self._first.text()
 
     def _arrived(self, epoch: int, rank: int) -> str:
         """The key of a node, which is whom `rank` means in a world."""
@@ -285,14 +295,14 @@ class HybridBarrier(KeyBarrier):
             raise StoreError(f"{self!r}: its keys in the world were lost: it is another server, or was started again")
         return state
 
-    def _post(self, state: State) -> None:
-        """Tells the node, where it does not know better already."""
-        raw = self._desk.now()
+    def _post(self, state: State, before: State | None = None) -> None:
+        """Tells the node, where it does not know better already; `before` is what it is expected to know."""
+        raw = self._desk.now() if before is None else before.text().encode()
         while raw is None or _age(self._parsed(raw)) < _age(state):
             now = self._desk.move(raw, state.text())
             if now == state.text().encode():
                 break
-            raw = now or None
+            raw = now if now != raw else None  # c10d's answer where the key is missing
         gather = self._desk.gather()
         if gather is not None and _age(state) > (gather.epoch, False):
             self._desk.ring(gather)
@@ -305,7 +315,7 @@ class HybridBarrier(KeyBarrier):
             raise StoreError(f"{self!r}: its keys in the store were removed by others")
         if now.epoch > state.epoch:
             self._got(values)
-        self._post(now)
+        self._post(now, state)
         return now
 
     def _wanted(self, epoch: int) -> list[str]:  # noqa: ARG002 -- for those that exchange something

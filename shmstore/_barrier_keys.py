@@ -48,6 +48,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from shmstore._barrier_words import Break
@@ -68,6 +69,8 @@ FIRST_SLICE_NS: Final = 1_000_000_000
 LAST_SLICE_NS: Final = 10_000_000_000
 STARTS_KEPT: Final = 16
 GRACE_S: Final = 5.0
+KNOWN: Final = 64
+"""States whose text is remembered: JSON takes longer than all else that ends an epoch."""
 ROOM: Final = 48
 """Bytes of the key limit that the names of the keys take."""
 
@@ -92,9 +95,22 @@ class State:
     mended: Break | None = None
     shape: tuple[int, ...] = ()
 
+    @lru_cache(maxsize=KNOWN)  # noqa: B019 -- a value, and a small one
     def text(self) -> str:
         cause, mended = (None if why is None else asdict(why) for why in (self.cause, self.mended))
         return json.dumps([self.made_for, self.epoch, cause, self.starts, mended, *self.shape])
+
+    @staticmethod
+    @lru_cache(maxsize=KNOWN)
+    def of(raw: bytes | str) -> State:
+        """What `text` wrote. ValueError, TypeError, KeyError: something else."""
+        made_for, epoch, cause, starts, mended, *shape = json.loads(raw)
+        starts = tuple((int(at), int(ticket)) for at, ticket in starts)
+        if type(made_for) is not int or type(epoch) is not int or not starts:
+            raise ValueError("no state of a barrier")
+        state = State(made_for, epoch, break_of(cause), starts, break_of(mended), tuple(shape))
+        hash(state)  # TypeError, for what is no part of one
+        return state
 
     def passed(self) -> State:
         return replace(self, epoch=self.epoch + 1, cause=None)
@@ -148,6 +164,8 @@ class KeyBarrier(Barrier):
     _at: Any
     """The store of the keys."""
     _base: str
+    _first: State
+    """The state before anything has happened."""
     _ours: bool
     _known: Known
 
@@ -165,6 +183,7 @@ class KeyBarrier(Barrier):
             )
         self._at = self._store
         self._base = key_text(self._raw)
+        self._first = State(self._parties if self._rank is not None else -self._parties)
         self._ours = isinstance(self._at, Store)
         self._known = Known(
             swaps=callable(getattr(self._store, "compare_set", None)),
@@ -308,29 +327,21 @@ class KeyBarrier(Barrier):
 
     def _read(self) -> State:
         """The state now; never waits. The first look creates it, where the store has compare_set."""
-        key, first = f"{self._base}/state", self._first()
+        key, first = f"{self._base}/state", self._first
         if self._known.swaps:
             return self._parsed(self._at.compare_set(key, "", first.text()))
         return self._parsed(self._at.get(key)) if self._at.check([key]) else first
 
-    def _first(self) -> State:
-        return State(self._parties if self._rank is not None else -self._parties)
-
     def _parsed(self, raw: bytes | str) -> State:
         try:
-            made_for, epoch, cause, starts, mended, *shape = json.loads(raw)
-            starts = tuple((int(at), int(ticket)) for at, ticket in starts)
-            if type(made_for) is not int or type(epoch) is not int or not starts:
-                raise ValueError("no state of a barrier")
-            state = State(made_for, epoch, break_of(cause), starts, break_of(mended), tuple(shape))
+            state = State.of(raw)
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{self!r}: the key {self._base}/state is in use for something else: {raw!r}") from error
-        first = self._first()
-        if (state.made_for, state.shape) != (first.made_for, first.shape):
-            ranks = "with ranks" if made_for > 0 else "without ranks"
-            on = f" on {shape[0]} nodes of {shape[1]}, by a HybridStore" if len(shape) > 1 else ""
+        if (state.made_for, state.shape) != (self._first.made_for, self._first.shape):
+            ranks = "with ranks" if state.made_for > 0 else "without ranks"
+            on = f" on {state.shape[0]} nodes of {state.shape[1]}, by a HybridStore" if len(state.shape) > 1 else ""
             raise ValueError(
-                f"{self!r} was made for {abs(made_for)} parties {ranks}{on}: all that name it give the same "
+                f"{self!r} was made for {abs(state.made_for)} parties {ranks}{on}: all that name it give the same "
                 "number, all of them a rank or none, and all of them by a HybridStore or none"
             )
         return state

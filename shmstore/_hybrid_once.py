@@ -90,11 +90,11 @@ class Once(HybridBarrier):
     def _wanted(self, epoch: int) -> list[str]:
         return self._nodes(epoch) if self._value is not None else []
 
-    def _post(self, state: State) -> None:
+    def _post(self, state: State, before: State | None = None) -> None:
         """See HybridBarrier. Where this node did not decide, its values are still to come, before it is told."""
         if state.epoch > 0 and self._value is not None and self._desk.kept() is None:
             self._got(self._at.multi_get(self._nodes(0)))
-        super()._post(state)
+        super()._post(state, before)
 
     def _got(self, values: list[bytes]) -> None:
         if values:

@@ -249,7 +249,11 @@ class HybridStore(HalvedStore):
     # -- the handle ---------------------------------------------------------------------------------------------------
 
     def _barrier_home(self, raw: bytes) -> tuple[Store, bytes] | None:
-        return self._node._barrier_home(raw) if raw.startswith(NODE) else None  # noqa: SLF001 -- the same
+        if self.num_nodes == 1 and not raw.startswith(NODE):
+            raw = b"hybrid/barrier/" + raw
+        elif not raw.startswith(NODE):
+            return None
+        return self._node._barrier_home(raw)  # noqa: SLF001 -- the same
 
     def _nodes(self, raw: bytes) -> tuple[Store, bytes] | None:
         return None if raw.startswith(NODE) else (self, raw)

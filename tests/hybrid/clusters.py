@@ -48,20 +48,23 @@ class World:
 
 
 class Cluster:
-    """Ranks of nodes of one size, which share a world; each node is a segment of this host."""
+    """Ranks of nodes of one size, which share a world; each node is a segment of this host.
 
-    def __init__(self, name: str, world: World, size: int, stack: ExitStack) -> None:
+    Clusters of one name share the segments, too: `registered` has the node and local rank of all.
+    """
+
+    def __init__(self, name: str, world: World, size: int, stack: ExitStack, registered: set[tuple[int, int]]) -> None:
         self.name, self.world, self.size, self._stack = name, world, size, stack
-        self._registered: set[int] = set()
+        self._registered = registered
         self._guard = threading.Lock()
 
     def open(self, rank: int, ranks: int) -> HybridStore:
         """A handle of that rank; the first of a rank registers it."""
         node, local = divmod(rank, self.size)
         with self._guard:
-            first = rank not in self._registered
-            self._registered.add(rank)
-        segment = ShmStore(f"{self.name}-{self.size}.{node}", rank=local if first else None, timeout=LONG)
+            first = (node, local) not in self._registered
+            self._registered.add((node, local))
+        segment = ShmStore(f"{self.name}.{node}", rank=local if first else None, timeout=LONG)
         store = HybridStore(
             segment,
             self.world.open(),
@@ -80,10 +83,11 @@ def clusters(name: str, kind: str) -> Iterator[Callable[[int], Cluster]]:
     with ExitStack() as stack:
         world = World(kind, stack)
         made: dict[int, Cluster] = {}
+        registered: set[tuple[int, int]] = set()
 
         def of(size: int) -> Cluster:
             if size not in made:
-                made[size] = Cluster(name, world, size, stack)
+                made[size] = Cluster(name, world, size, stack, registered)
             return made[size]
 
         yield of

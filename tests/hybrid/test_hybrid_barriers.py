@@ -1,4 +1,4 @@
-"""The one barrier suite on HybridBarrier: nodes of one rank, of all ranks, and between, over every kind of world."""
+"""The one barrier suite on HybridStores: nodes of one rank, of all ranks (a segment's own barrier), and between."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from kinds import warm_torch
 from shmstore import Barrier
 from shmstore._barrier_hybrid import HybridBarrier
 from shmstore._barrier_keys import KeyBarrier
+from shmstore._barrier_segment import SegmentBarrier
 from shmstore.testing.barriers import BarrierContract, BarrierOnStoreContract
 
 
@@ -30,8 +31,10 @@ class Suite(BarrierOnStoreContract):
         def make(key: Any = "b", parties: Any = 2, rank: Any = None, timeout: Any = LONG) -> Barrier:
             ranks = parties if type(parties) is int and 0 < parties <= 64 else 2
             mine = rank if type(rank) is int and 0 <= rank < ranks else 0
-            barrier = Barrier(of(width(shape, ranks)).open(mine, ranks), key, parties, rank, timeout)
-            assert type(barrier) is (KeyBarrier if rank is None else HybridBarrier)
+            size = width(shape, ranks)
+            barrier = Barrier(of(size).open(mine, ranks), key, parties, rank, timeout)
+            several = KeyBarrier if rank is None else HybridBarrier
+            assert type(barrier) is (several if size < ranks else SegmentBarrier)
             return barrier
 
         return make
