@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from shmstore._hybrid_desk import Gather
-    from shmstore._hybrid_world import Told, World
+    from shmstore._hybrid_world import Decided, Decision, Told, World
     from shmstore.store import Store
 
 __all__ = ["Home", "HybridBarrier"]
@@ -167,7 +167,7 @@ class HybridBarrier(KeyBarrier):
                 if _age(state) == (epoch, False):
                     self._late(attempt, state)
             elif leads:
-                over = self._lead(attempt, epoch, told, again=led)
+                over = self._lead(attempt, epoch, state or self._first, told, again=led)
                 told, led = None, True
                 if over:
                     continue
@@ -177,8 +177,8 @@ class HybridBarrier(KeyBarrier):
                     continue
             gather = self._around(epoch) or gather
 
-    def _lead(self, attempt: Attempt, epoch: int, told: Told | None, *, again: bool) -> bool:
-        """One slice in the world, and the decision when all nodes have come; True then."""
+    def _lead(self, attempt: Attempt, epoch: int, known: State, told: Told | None, *, again: bool) -> bool:
+        """One slice in the world, and the decision when all nodes have come; True then. `known`: the state, maybe."""
         desk, seen_mask = self._desk, 0
 
         def look() -> bool:
@@ -201,11 +201,11 @@ class HybridBarrier(KeyBarrier):
             return _age(found[0]) > (epoch, False)
 
         deadline = min(monotonic_ns() + min(attempt.left_ns(), SLICE_NS), FOREVER)
-        if self._world.meet(told, self._state_key(), self._nodes(epoch), deadline, seen, look):
-            if _age(found[0]) == (epoch, False):
-                self._pass(found[0])
-            return True
-        return False
+        nodes, then = self._nodes(epoch), self._decision(known)
+        met, decided = self._world.meet(told, self._state_key(), nodes, then, deadline, seen, look)
+        if met and _age(found[0]) == (epoch, False):
+            self._pass(found[0], decided if found[0] == known else None)
+        return met
 
     def _seen(self, epoch: int, raw: bytes) -> State:
         """The state as this rank finds it in the world."""
@@ -307,9 +307,12 @@ class HybridBarrier(KeyBarrier):
         if gather is not None and _age(state) > (gather.epoch, False):
             self._desk.ring(gather)
 
-    def _pass(self, state: State) -> State:
-        new = state.passed()
-        raw, values = self._world.decide(self._state_key()[0], state.text(), new.text(), self._wanted(state.epoch))
+    def _decision(self, state: State) -> Decision:
+        """That its epoch is over: all have come."""
+        return self._state_key()[0], state.text(), state.passed().text(), self._wanted(state.epoch)
+
+    def _pass(self, state: State, decided: Decided | None = None) -> State:
+        raw, values = self._world.decide(self._decision(state)) if decided is None else decided
         now = self._parsed(raw)
         if now == state:
             raise StoreError(f"{self!r}: its keys in the store were removed by others")

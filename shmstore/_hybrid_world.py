@@ -1,7 +1,8 @@
 """The world's half of a meeting: what a node says to the store that reaches all nodes, in as few round trips as it can.
 
 On a TCPStore of ours what belongs together goes in one write, and a wait looks around ten times a second without a word
-on the wire. On any other store each is a call of its own, and a wait goes in slices.
+on the wire; at a server of ours the decision goes with the wait, and is made there as soon as that is over. On any
+other store each is a call of its own, and a wait goes in slices.
 """
 
 # ruff: noqa: SLF001 -- TCPStore's own ways to ask are for just this
@@ -25,6 +26,12 @@ Told = tuple[str, bytes, str | None]
 """A key to set, its value, and a key to delete."""
 
 Seen = Callable[[bytes], bool]
+
+Decision = tuple[str, str, str, Sequence[str]]
+"""compare_set's key, what stands there and what shall; and keys whose values are wanted where it does then."""
+
+Decided = tuple[bytes, list[bytes]]
+"""What stands there, and the values."""
 
 
 class World:
@@ -53,33 +60,38 @@ class World:
         told: Told | None,
         state: tuple[str, str],
         keys: Sequence[str],
+        then: Decision,  # noqa: ARG002 -- for those that can
         deadline: int,
         seen: Seen,
         look: Callable[[], bool],
-    ) -> bool:
-        """Reads the state, tells, waits for the keys; True when they came before the deadline.
+    ) -> tuple[bool, Decided | None]:
+        """Reads the state, tells, waits for the keys.
+
+        Returns:
+            Whether they came before the deadline; and what came of `then`, where it was done already.
 
         Args:
             told: as of `tell`, or nothing.
             state: the key of the state, and what to put there where it is missing.
             keys: what to wait for.
+            then: what to decide when they have come; `decide` does it where this cannot.
             deadline: until when.
             seen: gets the state, before the wait; True: nothing more is to be done.
             look: called now and then; True: the same.
         """
         if seen(self.store.compare_set(state[0], "", state[1])):
-            return False
+            return False, None
         if told is not None:
             self.tell(told, None, seen)
         slice_ns = self._slices[0]
         while True:
             left = deadline - monotonic_ns()
             if left <= 0:
-                return self.store.check(list(keys))
+                return self.store.check(list(keys)), None
             if self._rest(keys, min(left, slice_ns)):
-                return True
+                return True, None
             if look():
-                return False
+                return False, None
             slice_ns = min(2 * slice_ns, self._slices[1])
 
     def _rest(self, keys: Sequence[str], ns: int) -> bool:
@@ -90,8 +102,9 @@ class World:
             return False
         return True
 
-    def decide(self, key: str, old: str, new: str, wanted: Sequence[str]) -> tuple[bytes, list[bytes]]:
-        """compare_set; what stands there then, and the values of keys that are there if `new` does."""
+    def decide(self, then: Decision) -> Decided:
+        """Does it at once."""
+        key, old, new, wanted = then
         now = self.store.compare_set(key, old, new)
         return now, self.store.multi_get(list(wanted)) if wanted and now == new.encode() else []
 
@@ -153,24 +166,34 @@ class WireWorld(World):
         told: Told | None,
         state: tuple[str, str],
         keys: Sequence[str],
+        then: Decision,
         deadline: int,
         seen: Seen,
         look: Callable[[], bool],
-    ) -> bool:
+    ) -> tuple[bool, Decided | None]:
         first = [self._state(state), *self._asked(told)]
         raws = [self._key(key)[1:] for key in keys]
 
         def answered(answers: list[Any]) -> bool:
             return seen(bytes(answers[0]))
 
-        return self._wire._ask_and_await(f"wait at {state[0]!r}", first, raws, deadline, answered, look)
+        doing, asked = f"wait at {state[0]!r}", self._decision(then)
+        met, answers = self._wire._ask_and_await(doing, first, raws, asked, deadline, answered, look)
+        return met, None if answers is None else self._decided(answers)
 
-    def decide(self, key: str, old: str, new: str, wanted: Sequence[str]) -> tuple[bytes, list[bytes]]:
+    def _decision(self, then: Decision) -> list[Asked]:
+        key, old, new, wanted = then
         asked: list[Asked] = [(Op.COMPARE_SET, (self._key(key), old.encode(), new.encode()))]
         if wanted:
             asked.append((Op.MULTI_GET, ([self._key(one) for one in wanted],)))
-        now, *values = self._wire._ask(f"compare_set({key!r})", asked)
+        return asked
+
+    def _decided(self, answers: Sequence[Any]) -> Decided:
+        now, *values = answers
         return bytes(now), [bytes(value) for value in values[0]] if values else []
+
+    def decide(self, then: Decision) -> Decided:
+        return self._decided(self._wire._ask(f"compare_set({then[0]!r})", self._decision(then)))
 
     def there(self, keys: Sequence[str]) -> list[bool]:
         asked: list[Asked] = [(Op.CHECK, ([self._key(key)],)) for key in keys]

@@ -315,8 +315,28 @@ static int answer_validate(sst_conn *c, const char *p) {
 }
 
 static int answer_ping(sst_conn *c, const char *p) {
-    sst_conn_say(c, p, 4);
+    static const uint32_t known = SST_WIRE_ANSWERED;
+    const char *number = p;
+    sst_conn_say(c, sst_read_u32(&p) == SST_WIRE_ASKED ? (const char *)&known : number, 4);
     return SST_OK;
+}
+
+/* What is in the value comes after the wait that the connection is in: until that is over this request stays where it is,
+ * then its head goes, and the rest is requests like any others (conn.c). Taken back with the wait by a CANCEL_WAIT, which
+ * is all that may come next meanwhile; and gone with the wait where the server stops. */
+static int answer_hold(sst_conn *c, const char *p) {
+    const sst_buf *in = &c->in;
+    size_t size = c->frame.at, behind = in->end - in->begin - size;
+    (void)p;
+    if (size - SST_CONN_HOLD_HEAD > SST_WIRE_HOLD_MOST)
+        return SST_EINVAL;
+    if (c->wait == NULL)
+        return c->held ? SST_ECLOSED : SST_OK;
+    c->held = behind == 0;
+    if (c->held)
+        return SST_ENOBUFS;
+    c->done = 1; /* none of it */
+    return in->at[in->begin + size] == SST_OP_CANCEL_WAIT ? SST_OK : SST_EINVAL;
 }
 
 static int answer_cancel(sst_conn *c, const char *p) {
@@ -347,6 +367,7 @@ static int (*const answers[SST_OPS])(sst_conn *c, const char *p) = {
     [SST_OP_QUEUE_LEN] = answer_queue_len,
     [SST_OP_LIST_KEYS] = answer_list_keys,
     [SST_OP_BARRIER] = answer_barrier,
+    [SST_OP_HOLD] = answer_hold,
 };
 
 int sst_answer(sst_conn *c, const char *p) {

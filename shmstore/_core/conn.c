@@ -117,7 +117,7 @@ static void finish(sst_conn *c, uint32_t op) {
     sst_count(&v->count.operations, 1);
     if (op == SST_OP_VALIDATE && c->state == SST_CONN_GREETED)
         c->state = SST_CONN_OPEN;
-    if (c->grant_ns != 0 && op != SST_OP_WAIT)
+    if (c->grant_ns != 0 && op != SST_OP_WAIT && op != SST_OP_HOLD)
         sst_grant_end(c);
     if (v->lives > 0)
         sst_wants_scan(v); /* it may have set what others wait for, and the next one may delete it */
@@ -138,7 +138,7 @@ void sst_conn_run(sst_conn *c) {
         if (c->state == SST_CONN_ENDED)
             return;
         if (r == SST_ENOBUFS)
-            return; /* full: it goes on where it stopped, once the peer has read */
+            return; /* full: it goes on where it stopped, once the peer has read; or it holds: once its wait is over */
         if (r == SST_EAGAIN) {
             put_off(c);
             return;
@@ -149,8 +149,8 @@ void sst_conn_run(sst_conn *c) {
             sst_conn_end(c);
             return;
         }
-        size_t size = c->frame.at;
         uint32_t op = c->frame.op;
+        size_t size = op == SST_OP_HOLD && c->done == 0 ? SST_CONN_HOLD_HEAD : c->frame.at;
         c->frame = (sst_frame){0};
         sst_buf_drop(v, in, size);
         finish(c, op);

@@ -61,11 +61,11 @@ typedef struct {
  *   ENDED    its socket is closed              freed at the end of the pass
  *
  * Beside OPEN or LAST it may wait (`wait` is set: WAIT or BARRIER, to be answered later), be busy (a lock is held: the
- * request at the beginning of `in` is tried again at busy_ns), or be full (more than HIGH bytes of answers are unsent:
- * nothing is read or served until the peer has read some). */
+ * request at the beginning of `in` is tried again at busy_ns), be full (more than HIGH bytes of answers are unsent:
+ * nothing is read or served until the peer has read some), or hold (`held`: nothing is served until its wait is over). */
 struct sst_conn {
     sst_link link;  /* in server.conns, or server.dead. guard: server.table */
-    sst_link ready; /* in server.ready: to be run again */
+    sst_link ready; /* in server.ready: to be run again; in server.freed: what it held may go on, in this pass */
     sst_link dirty; /* in server.dirty: it has something to send */
     sst_link granted; /* in server.grants */
     sst_link served_by; /* in the list of one look: its wait is over */
@@ -76,6 +76,7 @@ struct sst_conn {
     uint32_t tries;         /* of a busy request */
     uint32_t company;       /* not 0: of late a read had several requests in it */
     uint32_t unanswered;    /* 1: something was read since the last answer was sent */
+    uint32_t held;          /* 1: the request at the beginning of `in` is a HOLD, and the wait before it is not over */
     size_t looked;          /* bytes that are in `in`, and still in the socket */
     uint32_t served;        /* in this pass; a list of all keys counts as a whole turn */
     uint64_t busy_ns;       /* 0: not busy */
@@ -93,6 +94,7 @@ enum { SST_CONN_GREETED, SST_CONN_OPEN, SST_CONN_LAST, SST_CONN_ENDED };
 
 #define SST_CONN_HIGH   ((size_t)1 << 20)       /* bytes unsent beyond which nothing more is served */
 #define SST_CONN_MOST   ((size_t)64 << 20)      /* bytes unsent beyond which the peer is dropped: one giant list */
+#define SST_CONN_HOLD_HEAD ((size_t)9)          /* of a HOLD, before what is held: opcode and length */
 #define SST_CONN_TURN   128u                    /* requests of one connection before others have their turn */
 #define SST_SERVER_MOST ((uint64_t)1 << 30)     /* bytes buffered for all connections */
 
@@ -109,7 +111,7 @@ struct sst_server {
     uint64_t drain_ns;     /* const once stop is set */
     uint64_t drain_until;  /* 0: not stopping */
     uint64_t accept_ns;    /* 0: accepting; else not before then */
-    sst_link conns, dead, ready, dirty, grants;
+    sst_link conns, dead, ready, freed, dirty, grants;
     sst_link wants[SST_STRIPES];
     int owed;                          /* 1: due was set since the last scan */
     uint8_t due[SST_STRIPES];          /* 1: look there, whether its event has moved or not */

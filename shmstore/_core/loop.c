@@ -45,6 +45,17 @@ static void bury(sst_server *v) {
         sst_conn_free(SST_OF(sst_conn, link, v->dead.next));
 }
 
+/* What waits that are over had held back. It may end further waits. */
+static void run_freed(sst_server *v) {
+    while (sst_linked(&v->freed)) {
+        sst_conn *c = SST_OF(sst_conn, ready, v->freed.next);
+        sst_link_out(&c->ready);
+        if (c->state != SST_CONN_ENDED)
+            sst_conn_run(c);
+        sst_link_last(&v->dirty, &c->dirty);
+    }
+}
+
 /* Runs again what was put off, each once. */
 static void run_ready(sst_server *v) {
     sst_link todo;
@@ -112,7 +123,11 @@ static void pass(sst_server *v, const struct epoll_event *events, int n) {
         sst_accept_again(v);
     v->stuck = 0;
     v->owed = 0;
-    sst_wants_scan(v); /* after the last request of the pass: nothing is armed between here and the sleep */
+    sst_wants_scan(v);
+    while (sst_linked(&v->freed)) {
+        run_freed(v);
+        sst_wants_scan(v);
+    } /* a scan after the last request of the pass: nothing is armed between it and the sleep */
     flush_all(v);
     bury(v);
 }

@@ -113,7 +113,7 @@ int sst_server_start(sst_seg *s, int listen_fd, sst_server **out) {
     v->seg = s;
     v->listen_fd = listen_fd;
     v->epoll_fd = v->spare_fd = v->bell.fd = -1;
-    sst_link *const lists[] = {&v->conns, &v->dead, &v->ready, &v->dirty, &v->grants};
+    sst_link *const lists[] = {&v->conns, &v->dead, &v->ready, &v->freed, &v->dirty, &v->grants};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         sst_link_init(lists[i]);
     for (uint32_t i = 0; i < SST_STRIPES; i++)

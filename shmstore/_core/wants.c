@@ -177,6 +177,10 @@ static void answer_all(sst_link *over) {
             sst_conn_say_u8(c, 0);
         else
             sst_conn_end(c);
+        if (c->held) {
+            c->held = 0;
+            sst_link_last(&c->server->freed, &c->ready);
+        }
     }
 }
 

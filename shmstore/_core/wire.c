@@ -7,6 +7,7 @@ static const char *const forms[SST_OPS] = {
     [SST_OP_DELETE] = "k",     [SST_OP_APPEND] = "kb",  [SST_OP_MULTI_GET] = "*k",    [SST_OP_MULTI_SET] = "*kb",
     [SST_OP_CANCEL_WAIT] = "", [SST_OP_PING] = "u",     [SST_OP_QUEUE_PUSH] = "kb",   [SST_OP_QUEUE_POP] = "k",
     [SST_OP_QUEUE_LEN] = "k",  [SST_OP_LIST_KEYS] = "", [SST_OP_BARRIER] = "ki",
+    [SST_OP_HOLD] = "b",
 };
 
 const char *sst_frame_form(uint32_t op) { return forms[op]; }
@@ -16,7 +17,9 @@ static int begin(sst_frame *f, const char *p, size_t n) {
     if (n == 0)
         return SST_EAGAIN;
     f->op = (unsigned char)p[0];
-    if (f->op >= SST_OPS)
+    if (f->op == SST_WIRE_HOLD)
+        f->op = SST_OP_HOLD;
+    else if (f->op >= SST_OP_HOLD)
         return SST_EINVAL;
     f->at = 1;
     f->left = 1;

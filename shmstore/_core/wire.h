@@ -30,8 +30,16 @@ enum {
     SST_OP_QUEUE_LEN, /* key                              i64 */
     SST_OP_LIST_KEYS, /*                                  i64 n, n keys */
     SST_OP_BARRIER, /* key, i64 parties                 u8 0, once that many have come */
+    SST_OP_HOLD, /* requests, as a value             theirs, once the connection's wait is over; see below */
     SST_OPS
 };
+
+/* HOLD is not c10d's: as a byte of the wire it is far from what c10d may number next, and a client learns that it is known
+ * here by a PING of a number of its own, which any other server gives back as it is. */
+#define SST_WIRE_HOLD      0xd1
+#define SST_WIRE_HOLD_MOST ((size_t)1 << 20) /* bytes of what is held */
+#define SST_WIRE_ASKED     UINT32_C(0x53686d73)
+#define SST_WIRE_ANSWERED  UINT32_C(0x53686d74)
 
 #define SST_WIRE_MAGIC     UINT32_C(0x3c85f7ce)
 #define SST_WIRE_KEY_MAX   ((uint64_t)SST_KEY_MAX + 1) /* a user key and its slash */

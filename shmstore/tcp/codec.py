@@ -24,6 +24,9 @@ the requests are made, and `REPLIES` what answers them:
     16  QUEUE_LEN    key                        i64
     17  LIST_KEYS                               i64, as many keys
     18  BARRIER      key, i64                   u8: STOP_WAITING, when as many have come
+   209  HOLD         requests, as a value       theirs, once the connection's WAIT is over; none where it is taken back
+
+HOLD is of our server alone, which says so: it answers a PING of ASKED with ANSWERED, and any other server with ASKED.
 
 Numbers are little-endian. Keys and values are a u64 length and as many bytes; keys, pairs a u64 count and so many.
 
@@ -46,6 +49,9 @@ from typing import Any, Final, TypeAlias
 from shmstore._keys import VALUE_MAX
 
 __all__ = [
+    "ANSWERED",
+    "ASKED",
+    "HELD_MAX",
     "HELLO",
     "MAGIC",
     "PIECE",
@@ -66,6 +72,13 @@ __all__ = [
 
 MAGIC: Final = 0x3C85F7CE
 """What VALIDATE carries."""
+
+ASKED: Final = 0x53686D73
+ANSWERED: Final = 0x53686D74
+"""A PING by which a client learns whether the server knows HOLD."""
+
+HELD_MAX: Final = 1 << 20
+"""Bytes of requests that one HOLD may have."""
 
 PIECE: Final = 1 << 20
 """The most bytes that a parser asks for at once."""
@@ -93,6 +106,7 @@ class Op(IntEnum):
     QUEUE_LEN = 16
     LIST_KEYS = 17
     BARRIER = 18
+    HOLD = 0xD1
 
 
 class Signal:
@@ -246,6 +260,7 @@ REQUESTS: Final[dict[Op, tuple[Field, ...]]] = {
     Op.QUEUE_LEN: (KEY,),
     Op.LIST_KEYS: (),
     Op.BARRIER: (KEY, I64),
+    Op.HOLD: (VALUE,),
 }
 _OPCODES: Final = {op: _U8.pack(op) for op in Op}
 
@@ -327,6 +342,7 @@ REPLIES: Final[dict[Op, Reply | None]] = {
     Op.QUEUE_LEN: _LENGTH,
     Op.LIST_KEYS: _plain(KEYS),  # the count is an i64 there, and no count below 0 is within the limit of a u64
     Op.BARRIER: _signal(Signal.STOP_WAITING, Signal.WAIT_CANCELED),
+    Op.HOLD: None,
 }
 """None: no answer. WAIT and BARRIER may be answered by the CANCEL_WAIT that follows them: see `Signal`."""
 

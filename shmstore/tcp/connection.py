@@ -28,7 +28,19 @@ from typing import Any, Final
 
 from shmstore._deadline import FOREVER
 from shmstore.errors import StoreClosedError, StoreConnectionError
-from shmstore.tcp.codec import MAGIC, Fields, FrameError, Op, Parser, Signal, encode, reply_parser
+from shmstore.tcp.codec import (
+    ANSWERED,
+    ASKED,
+    HELD_MAX,
+    HELLO,
+    Fields,
+    FrameError,
+    Op,
+    Parser,
+    Signal,
+    encode,
+    reply_parser,
+)
 
 __all__ = ["PATIENCE_NS", "Asked", "Line", "Pool", "ping"]
 
@@ -84,7 +96,7 @@ class Line:
     guard: the call that took it from the pool
     """
 
-    __slots__ = ("_ready", "_rest", "_sock", "given_ns")
+    __slots__ = ("_ready", "_rest", "_sock", "given_ns", "holds")
 
     def __init__(self, family: int) -> None:
         self._sock = socket.socket(family, socket.SOCK_STREAM)
@@ -92,6 +104,8 @@ class Line:
         self._ready = poll()
         self._rest = b""
         self.given_ns = 0
+        self.holds = False
+        """Whether the server knows HOLD."""
 
     def connect(self, address: Any, deadline: int, check: Callable[[], None]) -> None:
         """Connects. Looks with `check` every 50 ms whether it is still wanted: nothing else wakes a connect."""
@@ -191,20 +205,33 @@ class Line:
         return released
 
     def ask_and_await(
-        self, first: Sequence[Asked], asked: Asked, deadline: int, seen: Callable[[list[Any]], bool], look: Look
-    ) -> bool:
+        self,
+        first: Sequence[Asked],
+        asked: Asked,
+        then: Sequence[Asked],
+        deadline: int,
+        seen: Callable[[list[Any]], bool],
+        look: Look,
+    ) -> tuple[bool, list[Any] | None]:
         """Sends requests and a WAIT behind them in one write, and waits as `await_signal` does.
 
         Args:
             first: requests whose answers, if any, come at once; the server gets 5 s for them.
             asked: the WAIT.
+            then: requests to be done as soon as the wait is released, where the server holds them.
             deadline: of the wait.
             seen: gets the answers to `first`, in order; True: the wait is to end.
             look: called every 0.1 s of the wait, which sends nothing; True: the same.
+
+        Returns:
+            Whether it was released; and the answers to `then`, or None where they were not asked for or not done.
         """
-        self._send(b"".join([encode(op, *fields) for op, fields in (*first, asked)]), monotonic_ns() + PATIENCE_NS)
-        over = seen(self._answers(first, monotonic_ns() + PATIENCE_NS))
-        released = False
+        held = b"".join([encode(op, *fields) for op, fields in then]) if self.holds else b""
+        hold = [(Op.HOLD, (held,))] if 0 < len(held) <= HELD_MAX else []
+        patience = monotonic_ns() + PATIENCE_NS
+        self._send(b"".join([encode(op, *fields) for op, fields in (*first, asked, *hold)]), patience)
+        over = seen(self._answers(first, patience))
+        released, answers = False, None
         while not released:
             until = min(deadline, monotonic_ns() + LOOK_NS)
             try:
@@ -214,10 +241,19 @@ class Line:
                     raise
                 over = over or until == deadline or look()
                 if over:
-                    released = self._taken_back(asked[0])
                     break
+        patience = monotonic_ns() + PATIENCE_NS
+        if not released:
+            self._send(encode(Op.CANCEL_WAIT), patience)
+            released = late = self._signal(Op.WAIT, patience) == Signal.STOP_WAITING
+        else:
+            late = False
+        if released and hold:
+            answers = self._answers(then, patience)
+        if late:
+            self._signal(Op.CANCEL_WAIT, patience)
         self._whole()
-        return released
+        return released, answers
 
     def _released(self, op: Op, deadline: int) -> bool:
         if self._signal(op, deadline) != Signal.STOP_WAITING:
@@ -244,7 +280,14 @@ class Line:
 
     def greet(self, deadline: int) -> None:
         """The handshake: VALIDATE and PING in one write, and the PING's answer."""
-        self.exchange([(Op.VALIDATE, (MAGIC,)), ping()], deadline)
+        self._send(HELLO + encode(Op.PING, ASKED), deadline)
+        parser = reply_parser(Op.PING)
+        assert parser is not None
+        answer = self._read(parser, deadline)
+        if answer not in (ASKED, ANSWERED):
+            raise FrameError(f"{answer:#010x} for a PING of {ASKED:#010x}")
+        self._whole()
+        self.holds = answer == ANSWERED
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

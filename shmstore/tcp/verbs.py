@@ -169,20 +169,21 @@ class WireStore(Store):
         doing: str,
         first: Sequence[Asked],
         raws: Sequence[bytes],
+        then: Sequence[Asked],
         deadline: int,
         seen: Callable[[list[Any]], bool],
         look: Callable[[], bool],
-    ) -> bool:
+    ) -> tuple[bool, list[Any] | None]:
         """Requests and a WAIT for keys in one write: see `Line.ask_and_await`. A silent server is a lost one."""
         start = monotonic_ns()
         line: Line | None = None
         try:
             line = self._pool.take(start + PATIENCE_NS)
-            released = line.ask_and_await(first, (Op.WAIT, (_wired(raws),)), deadline, seen, look)
+            met = line.ask_and_await(first, (Op.WAIT, (_wired(raws),)), then, deadline, seen, look)
         except BaseException as error:
             raise self._ended(error, line, doing, start) from None
         self._pool.give(line)
-        return released
+        return met
 
     def _ended(self, error: BaseException, line: Line | None, doing: str, start: int) -> BaseException:
         """What to raise for what ended a call. Its connection is dropped: its answers have not all been read."""

@@ -177,7 +177,7 @@ static void walks(const request *r) {
 
 static void frames(void) {
     for (int op = 0; op < SST_OPS; op++) {
-        request r = r_new((uint8_t)op);
+        request r = r_new(op == SST_OP_HOLD ? SST_WIRE_HOLD : (uint8_t)op);
         const char *form = sst_frame_form((uint32_t)op);
         int rounds = form[0] == '*' ? 3 : 1;
         if (form[0] == '*')
@@ -452,6 +452,108 @@ static void waits(void) {
     until_waiting(0);
     CHECK(drop(t.a, "never") == 1 && drop(t.a, "w1") == 1);
     (void)close(b);
+}
+
+/* One request with others in it. */
+static request holding(int n, const request *what) {
+    request r = r_new(SST_WIRE_HOLD);
+    size_t size = 0;
+    for (int i = 0; i < n; i++)
+        size += what[i].n;
+    r_u64(&r, size);
+    for (int i = 0; i < n; i++) {
+        memcpy(r.at + r.n, what[i].at, what[i].n);
+        r.n += what[i].n;
+    }
+    return r;
+}
+static void tell_both(int fd, request first, request second) {
+    memcpy(first.at + first.n, second.at, second.n);
+    first.n += second.n;
+    ask(fd, &first);
+}
+static request swap(const char *key, const char *expected, const char *desired) {
+    request r = two(SST_OP_COMPARE_SET, key, expected);
+    r_text(&r, desired);
+    return r;
+}
+
+/* What is held comes after the wait, in its order, or not at all. */
+static void held_back(void) {
+    int a = client(), b = client();
+    request asked = r_new(SST_OP_PING);
+    r_u32(&asked, SST_WIRE_ASKED);
+    uint32_t known = 0;
+    ask(a, &asked);
+    get_bytes(a, &known, 4);
+    CHECK_IS(known, SST_WIRE_ANSWERED);
+    request first = swap("/held", "", "by a"), second = swap("/held", "", "by b"), get = one(SST_OP_GET, "/held");
+    tell_both(a, some(SST_OP_WAIT, 2, KEYS("/h1", "/h2")), holding(2, (request[]){first, get}));
+    until_waiting(1);
+    tell_both(b, some(SST_OP_WAIT, 2, KEYS("/h2", "/h1")), holding(1, &second));
+    until_waiting(2);
+    CHECK(silent(a) && silent(b) && !here(t.a, "held"));
+    CHECK_IS(put(t.a, "h1", "x"), SST_OK);
+    CHECK(silent(a) && !here(t.a, "held"));
+    CHECK_IS(put(t.a, "h2", "x"), SST_OK);
+    CHECK(get_u8(a) == 0 && get_u8(b) == 0);
+    char won[8] = "by a";
+    size_t n = (size_t)get_i64(b);
+    CHECK_IS(n, 4);
+    get_bytes(b, won, n); /* who was first decides for both */
+    CHECK(got_text(a, won) && got_text(a, won));
+    /* the wait is over already; there is none */
+    tell_both(a, some(SST_OP_WAIT, 1, KEYS("/h1")), holding(1, &get));
+    CHECK(get_u8(a) == 0 && got_text(a, won));
+    tell(a, holding(1, &get));
+    CHECK(got_text(a, won));
+    tell(a, holding(0, NULL));
+    /* taken back; and what comes behind it is served */
+    request set = two(SST_OP_SET, "/never set", "x");
+    tell_both(a, some(SST_OP_WAIT, 1, KEYS("/never")), holding(1, &set));
+    until_waiting(1);
+    tell(a, r_new(SST_OP_CANCEL_WAIT));
+    CHECK_IS(get_u8(a), 1);
+    until_waiting(0);
+    tell(a, get);
+    CHECK(got_text(a, won) && !here(t.a, "never set"));
+    /* one in the other; what it sets is what the other waits for */
+    request inner = some(SST_OP_WAIT, 1, KEYS("/h4")), deep = holding(1, &get), h4 = two(SST_OP_SET, "/h4", "x");
+    tell_both(a, some(SST_OP_WAIT, 1, KEYS("/h3")), holding(2, (request[]){inner, deep}));
+    tell_both(b, some(SST_OP_WAIT, 1, KEYS("/h3")), holding(1, &h4));
+    until_waiting(2);
+    CHECK_IS(put(t.a, "h3", "x"), SST_OK);
+    CHECK(get_u8(b) == 0 && get_u8(a) == 0 && get_u8(a) == 0 && got_text(a, won));
+    /* nothing but CANCEL_WAIT may follow, and it has a limit */
+    for (int i = 0; i < 3; i++) {
+        int fd = client();
+        tell_both(fd, some(SST_OP_WAIT, 1, KEYS("/never")), holding(1, &set));
+        until_waiting(1);
+        if (i == 0) {
+            tell(fd, get);
+            CHECK(gone(fd));
+        } else if (i == 1) {
+            tell_both(fd, r_new(SST_OP_CANCEL_WAIT), get);
+            CHECK(get_u8(fd) == 1 && got_text(fd, won));
+        }
+        (void)close(fd);
+        until_waiting(0);
+    }
+    static char much[SST_WIRE_HOLD_MOST + 1];
+    int fd = client();
+    request big = r_new(SST_WIRE_HOLD);
+    r_u64(&big, sizeof much);
+    ask(fd, &big);
+    (void)send(fd, much, sizeof much, MSG_NOSIGNAL);
+    CHECK(gone(fd));
+    (void)close(fd);
+    CHECK(!here(t.a, "never set"));
+    for (int i = 1; i <= 4; i++) {
+        char key[3] = {'h', (char)('0' + i), 0};
+        CHECK_IS(drop(t.a, key), 1);
+    }
+    CHECK_IS(drop(t.a, "held"), 1);
+    (void)close(a), (void)close(b);
 }
 
 /* An item wakes one waiter, and whoever it woke gets it. */
@@ -768,7 +870,8 @@ static void stops(void) {
     request get = one(SST_OP_GET, "/big");
     for (int i = 0; i < 64; i++)
         ask(asker, &get);
-    tell(waiter, some(SST_OP_WAIT, 1, KEYS("/never")));
+    request set = two(SST_OP_SET, "/never set", "x");
+    tell_both(waiter, some(SST_OP_WAIT, 1, KEYS("/never")), holding(1, &set));
     put_bytes(torn, get.at, 3);
     until_waiting(1);
     nap(50); /* what was sent has arrived */
@@ -791,7 +894,7 @@ static void stops(void) {
     CHECK_IS(waitpid(pid, &status, 0), pid);
     CHECK_IS(status, 0);
     CHECK(gone(waiter) && gone(idle) && gone(torn));
-    CHECK(stat_of().open == 0 && stat_of().running == 0 && stat_of().waiting == 0);
+    CHECK(stat_of().open == 0 && stat_of().running == 0 && stat_of().waiting == 0 && !here(t.a, "never set"));
     sst_server_free(server);
     (void)close(asker), (void)close(waiter), (void)close(idle), (void)close(torn);
     CHECK_IS(drop(t.a, "big"), 1);
@@ -852,6 +955,7 @@ int main(void) {
         killed_server();
         ringer_died();
         waits();
+    held_back();
         queues();
         barriers();
         rude();

@@ -167,10 +167,14 @@ static void put_text(int key) {
 }
 
 static void put_request(void) {
-    uint8_t op = (uint8_t)number(SST_OPS);
+    uint8_t op = (uint8_t)number(SST_OPS), byte = op == SST_OP_HOLD ? SST_WIRE_HOLD : op;
     const char *form = sst_frame_form(op);
     uint64_t rounds = 1;
-    add_bytes(&op, 1);
+    add_bytes(&byte, 1);
+    if (op == SST_OP_HOLD && number(2)) { /* the next request, or a part of it */
+        put_u64(number(40));
+        return;
+    }
     if (*form == '*') {
         put_u64(rounds = number(5));
         form++;

@@ -27,7 +27,7 @@ import socket
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -131,9 +131,14 @@ class Reader:
         if not upward:
             self.tally.answers += len(frames)
             return
-        for request in frames:
+        self._asked(frames)
+
+    def _asked(self, requests: Sequence[Request]) -> None:
+        for request in requests:
             self.tally.ops[request.op.name] += 1
-            if reply_parser(request.op, request.fields) is not None:
+            if request.op is Op.HOLD:
+                self._asked(Incoming(request_parser).feed(request.fields[0]))
+            elif reply_parser(request.op, request.fields) is not None:
                 self._due.append(request)
 
     def _next_answer(self) -> Generator[int, bytes, Any]:
@@ -146,7 +151,8 @@ class Reader:
         assert parser is not None
         answer = yield from parser
         if request.op in (Op.WAIT, Op.BARRIER) and answer == Signal.WAIT_CANCELED:
-            assert self._due.popleft().op is Op.CANCEL_WAIT  # of the two this is the one answer
+            while self._due.popleft().op is not Op.CANCEL_WAIT:  # of the two this is the one answer
+                pass  # held back, and taken back with the wait
         return answer
 
 

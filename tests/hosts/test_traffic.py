@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +33,17 @@ def test_a_flat_barrier_is_messages_of_each_rank(rows: dict[tuple[str, int], tra
     assert elastic.ops["SET"] == 1
     assert elastic.messages >= 4 * ranks
     assert min(elastic.round_trips) >= 2
+
+
+def test_a_hybrid_barrier_is_one_write_of_each_node_and_its_answer() -> None:
+    """Its decision goes with its wait, where the server holds it; and the second arrival is a write of its own."""
+    row = traffic.measure("hybrid", 2, replace(PLAN, ways=["Barrier.wait"]))[0]
+    assert row.ops["HOLD"] == row.ops["WAIT"] == 2
+    assert (
+        4 <= row.ops["COMPARE_SET"] <= 6
+    )  # a leader asks for the state, and decides; who comes before it heard asks too
+    assert row.writes == 2 * 5  # the leader's; the last arriver's; their answers: the state, the release, a PING's
+    assert min(row.round_trips) >= 1
 
 
 def test_what_was_measured_can_be_shown(rows: dict[tuple[str, int], traffic.Row], tmp_path: Path) -> None:

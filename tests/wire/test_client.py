@@ -13,13 +13,22 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import inside
 import pytest
 from fake_server import Answer, Fake, Peer
 
-from shmstore import DistStoreError, StoreClosedError, StoreConnectionError, StoreError, StoreTimeoutError
+from shmstore import (
+    DistStoreError,
+    HashStore,
+    StoreClosedError,
+    StoreConnectionError,
+    StoreError,
+    StoreTimeoutError,
+    TCPStoreServer,
+)
 from shmstore.tcp import connection, verbs
 from shmstore.tcp.client import TCPStore
-from shmstore.tcp.codec import HELLO, Op, Request, encode, encode_reply
+from shmstore.tcp.codec import ANSWERED, HELLO, Op, Request, encode, encode_reply
 from shmstore.testing.contract import Later
 
 
@@ -290,6 +299,74 @@ def test_a_wait_that_is_released_as_it_is_taken_back(fake: Fake, store: TCPStore
     assert store.get("k", 0.02) == b"just in time"
     assert fake.keys[b"/k"] == b"just in time"
     assert len(fake.peers) == 1
+
+
+# -- what is held back until a wait is over ---------------------------------------------------------------------------
+
+THEN = [(Op.COMPARE_SET, (b"/state", b"", b"over")), (Op.MULTI_GET, ([b"/k", b"/k"],))]
+
+
+def _meet(store: TCPStore, span: float, look: bool = False) -> tuple[bool, list[Any] | None]:
+    """A question, a wait for `k`, and what comes then, by TCPStore's own way; ends at the first look if `look`."""
+    heard: list[Any] = []
+    deadline = time.monotonic_ns() + int(span * 1e9)
+
+    def seen(answers: list[Any]) -> bool:
+        heard.extend(answers)
+        return False
+
+    first = [(Op.ADD, (b"/n", 1))]
+    met = store._ask_and_await("meet", first, [b"k"], THEN, deadline, seen, lambda: look)
+    assert len(heard) == 1
+    return met
+
+
+def test_a_server_of_ours_does_then_what_was_asked_with_the_wait() -> None:
+    with (
+        HashStore() as keys,
+        TCPStoreServer(keys, "127.0.0.1", 0) as server,
+        TCPStore("127.0.0.1", server.port, timeout=10) as store,
+    ):
+        waits = Later(_meet, store, 20)
+        inside.until(lambda: server.stats().waiting == 1)
+        assert not keys.check(["state"])
+        keys.set("k", "x")
+        assert waits.result() == (True, [b"over", [b"x", b"x"]])
+        assert keys.get("state") == b"over"
+        assert _meet(store, 20) == (True, [b"over", [b"x", b"x"]]), "it was over already"
+        keys.delete_key("k")
+        keys.delete_key("state")
+        assert _meet(store, 0) == (False, None)
+        assert _meet(store, 20, look=True) == (False, None)
+        assert not keys.check(["state"]), "it was taken back with the wait"
+        assert store.add("n", 0) == 4, "the connection is whole"
+
+
+def test_another_server_is_not_asked_to_hold(fake: Fake, store: TCPStore) -> None:
+    fake.keys[b"/k"] = b"x"
+    assert _meet(store, 20) == (True, None)
+    assert not fake.asked(Op.HOLD)
+    assert not fake.asked(Op.COMPARE_SET)
+
+
+def test_what_was_held_was_done_as_the_wait_was_taken_back(fake: Fake) -> None:
+    """Three answers were on their way."""
+
+    def on(peer: Peer, request: Request) -> Answer:
+        if request.op is Op.PING:
+            return encode_reply(Op.PING, ANSWERED)
+        if request.op in (Op.WAIT, Op.HOLD):
+            return b""
+        if request.op is Op.CANCEL_WAIT:
+            return b"\0" + encode_reply(Op.COMPARE_SET, b"over") + encode_reply(Op.MULTI_GET, [b"x", b"y"]) + b"\1"
+        return NotImplemented
+
+    fake.on = on
+    with TCPStore("127.0.0.1", fake.port, timeout=10) as store:
+        assert _meet(store, 0.02) == (True, [b"over", [b"x", b"y"]])
+        assert fake.asked(Op.HOLD) == [0]
+        assert store.add("n", 1) == 2, "the connection is whole"
+        assert len(fake.peers) == 1
 
 
 def test_a_wait_that_timed_out_gives_its_connection_back_whole(fake: Fake, store: TCPStore) -> None:

@@ -123,7 +123,7 @@ def means(case: Case, request: Request, answer: Any) -> bool:
 
 def test_every_operation_has_been_recorded() -> None:
     ops = {r.op for kind, case in TALKS if kind == "libuv" for r in requests_of(case.said("client"))}
-    assert ops == set(Op)
+    assert ops == set(Op) - {Op.HOLD}  # which is ours alone
     answers = {r.op for kind, case in TALKS if kind == "libuv" for r, _ in answered(case, "client", "server")}
     assert answers == {op for op in Op if reply_parser(op, ([],)) is not None}
 
