@@ -62,6 +62,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shmstore import elastic
 from shmstore._barrier_keys import ROOM, break_of
 from shmstore._barrier_words import NAMED_MAX, Break, named, span_text
+from shmstore._checkpoint_base import MENDED_BY
 from shmstore._deadline import Timeout, as_timedelta, seconds, span_ns
 from shmstore._keys import KEY_MAX, Key, key_text
 from shmstore.barrier import check_party
@@ -90,8 +91,6 @@ LOOKS: Final = 3
 PASSED: Final = "passed"
 """What an outcome begins with that is no Break."""
 
-MENDED_BY: Final = "the next call of each meets again"
-"""What ends a break of a checkpoint barrier, for its text."""
 
 ENDS_WITH_RANK_0: Final = "the server ends with rank 0: make the barrier anew in all ranks"
 """The same where there is no next call."""
