@@ -265,7 +265,7 @@ class TestOnTCPStore(Suite):
                 with pytest.raises(BrokenBarrierError):
                     barriers[1 - n % 2].execute_barrier()
             in_threads(2, lambda rank: barriers[rank].execute_barrier())
-        base = barriers[0]._meeting._base
+        base = barriers[0]._meeting._places.base
         assert sorted(store.list_keys()) == sorted(
             [
                 "checkpoint/meeting",
