@@ -23,6 +23,8 @@ from shmstore._keys import (
     Keys,
     Value,
     Values,
+    check_addend,
+    check_world_size,
     key_bytes,
     key_text,
     keys_bytes,
@@ -51,8 +53,6 @@ VERBS: Final = ("set", "get", "add", "wait", "check", "compare_set", "delete_key
 KEPT: Final = 4
 SLICE_NS: Final = 1_000_000_000
 LAST_SLICE_NS: Final = 10_000_000_000
-INT64: Final = 2**63
-WORLD_MAX: Final = 2**32 - 1
 
 
 class ForeignStore(Store):
@@ -196,10 +196,7 @@ class ForeignStore(Store):
 
     def add(self, key: Key, n: int) -> int:
         raw = key_bytes(key)
-        if not isinstance(n, int):
-            raise TypeError(f"add({shown(raw)}): n must be an int, not {type(n).__name__}")
-        if not -INT64 <= n < INT64:
-            raise ValueError(f"add({shown(raw)}): n must be an int64, got {n}")
+        check_addend(raw, n)
         return int(self._do(f"add({shown(raw)})", lambda store: store.add(raw, n)))
 
     def compare_set(self, key: Key, expected: Value, desired: Value) -> bytes:
@@ -276,10 +273,7 @@ class ForeignStore(Store):
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
         """See `Store`. By a count under the key and a key `…/last_member`, as not every such store has the verb."""
         raw = key_bytes(key)
-        if isinstance(world_size, bool) or not isinstance(world_size, int):
-            raise TypeError(f"world_size must be an int, not {type(world_size).__name__}")
-        if not 1 <= world_size <= WORLD_MAX:
-            raise ValueError(f"world_size must be 1 to {WORLD_MAX}, got {world_size}")
+        check_world_size(world_size)
         span_ns(self._timeout if timeout is None else timeout)  # refused before it counts
         last = raw + b"/last_member"
         if self.add(raw, 1) >= world_size:

@@ -1,4 +1,4 @@
-"""Keys and values as people give them, bytes as the core takes them."""
+"""Keys, values and numbers as people give them: bytes as the core takes them, and what is refused, for all stores."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ Values: TypeAlias = Sequence[str | bytes | bytearray | memoryview]
 
 KEY_MAX: Final = lib.SST_KEY_MAX
 VALUE_MAX: Final = lib.SST_VALUE_MAX
+WORLD_MAX: Final = 2**32 - 1
 SHOWN: Final = 200
 
 
@@ -96,3 +97,24 @@ def pairs_bytes(keys: Keys, values: Values) -> dict[bytes, bytes]:
     if len(raws) != len(values):
         raise ValueError(f"as many values as keys: {len(raws)} keys, {len(values)} values")
     return dict(zip(raws, [value_bytes(value) for value in values], strict=True))
+
+
+def check_int(value: object, what: str) -> None:
+    """TypeError unless `value` is an int, and no bool."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+
+
+def check_addend(raw: bytes, n: int) -> None:
+    """TypeError, ValueError: nothing that `add` can add to a key. A bool is an int, as in c10d."""
+    if not isinstance(n, int):
+        raise TypeError(f"add({shown(raw)}): n must be an int, not {type(n).__name__}")
+    if not -(2**63) <= n < 2**63:
+        raise ValueError(f"add({shown(raw)}): n must be an int64, got {n}")
+
+
+def check_world_size(world_size: int) -> None:
+    """TypeError, ValueError: no number of processes that c10d's protocol can say."""
+    check_int(world_size, "world_size")
+    if not 1 <= world_size <= WORLD_MAX:
+        raise ValueError(f"world_size must be 1 to {WORLD_MAX}, got {world_size}")

@@ -7,7 +7,7 @@ which releases the GIL, waits, and says what is wrong.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from shmstore import errors
 from shmstore._deadline import Timeout, seconds, span_ns
@@ -17,6 +17,8 @@ from shmstore._keys import (
     Keys,
     Value,
     Values,
+    check_addend,
+    check_world_size,
     key_bytes,
     key_text,
     keys_bytes,
@@ -28,8 +30,6 @@ from shmstore._native import door_add, door_check, door_delete, door_get, door_s
 
 if TYPE_CHECKING:
     from shmstore._native import CData
-
-WORLD_MAX: Final = 2**32 - 1
 
 
 class SegmentStore(Handle):
@@ -56,10 +56,7 @@ class SegmentStore(Handle):
         if total is not None:
             return total
         raw = key_bytes(key)
-        if not isinstance(n, int):
-            raise TypeError(f"add({shown(raw)}): n must be an int, not {type(n).__name__}")
-        if not -(2**63) <= n < 2**63:
-            raise ValueError(f"add({shown(raw)}): n must be an int64, got {n}")
+        check_addend(raw, n)
         number = ffi.new("int64_t *")
         self._must("add", raw, lambda seg, until: lib.sst_add(seg, USER, raw, len(raw), n, number, until, 0))
         return int(number[0])
@@ -243,10 +240,7 @@ class SegmentStore(Handle):
 
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
         raw = key_bytes(key)
-        if isinstance(world_size, bool) or not isinstance(world_size, int):
-            raise TypeError(f"world_size must be an int, not {type(world_size).__name__}")
-        if not 1 <= world_size <= WORLD_MAX:
-            raise ValueError(f"world_size must be 1 to {WORLD_MAX}, got {world_size}")
+        check_world_size(world_size)
         arrived, count = ffi.new("uint32_t *"), ffi.new("int64_t *")
         with Wait(self, f"barrier({shown(raw)}, {world_size})", timeout) as wait:
             while True:

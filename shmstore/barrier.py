@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from shmstore._barrier_words import NAMED_MAX, Break, Missing, named, peer_text, span_text
 from shmstore._deadline import DEFAULT, FOREVER, Timeout, as_timedelta, seconds, span_ns
-from shmstore._keys import Key, key_bytes, key_text
+from shmstore._keys import Key, check_int, key_bytes, key_text
 from shmstore.errors import BrokenBarrierError, PeerAtBarrierDiedError, TimedOutBarrierError
 from shmstore.store import Store
 
@@ -440,15 +440,10 @@ def nodes_of(store: Any, raw: bytes, parties: Any, rank: Any) -> tuple[Any, byte
 
 def check_party(parties: int, rank: int | None, names: tuple[str, str] = ("parties", "rank")) -> None:
     """TypeError, ValueError: no such number of parties, or no such rank among them. `names`: the caller's for both."""
-    _check_int(parties, names[0])
+    check_int(parties, names[0])
     if not 1 <= parties <= PARTIES_MAX:
         raise ValueError(f"{names[0]} must be 1 to {PARTIES_MAX}, got {parties}")
     if rank is not None:
-        _check_int(rank, names[1])
+        check_int(rank, names[1])
         if not 0 <= rank < parties:
             raise ValueError(f"{names[1]} must be 0 to {parties - 1} in a barrier of {parties}, got {rank}")
-
-
-def _check_int(value: object, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be an int, not {type(value).__name__}")

@@ -11,11 +11,11 @@ RankInfo of its types), so that code moves by changing an import:
     if rank == 0:
         publish()
 
-    class               type         stands on
-    StoreBarrier        store        any store, by `shmstore.Barrier`
-    ShmStoreBarrier     shm_store    a segment of its own, by the same
-    TCPStoreBarrier     tcp_store    a TCPStore of its own, which rank 0 hosts, by `elastic.barrier`
-    HybridStoreBarrier  hybrid_store a segment in each node and a TCPStore across them, by `shmstore.Barrier`
+    class               type          stands on                                               file
+    StoreBarrier        store         any store, by `shmstore.Barrier`                        _checkpoint_store
+    ShmStoreBarrier     shm_store     a segment of its own, by the same                       _checkpoint_store
+    HybridStoreBarrier  hybrid_store  a segment a node and a TCPStore across, by the same     _checkpoint_hybrid
+    TCPStoreBarrier     tcp_store     a TCPStore that rank 0 hosts, by `elastic.barrier`      here, _barrier_elastic
 
 What differs from torch's TCPStoreBarrier, which has `timeout_secs` and ignores it, leaves its keys, names nobody, after
 a failure counts an arrival twice, and whose rank 0 may take the last answers with it:
@@ -35,26 +35,21 @@ from __future__ import annotations
 
 import os
 import weakref
-from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
 
-from shmstore import barrier
 from shmstore._at_exit import close_at_exit
-from shmstore._barrier_elastic import MENDED_BY, ElasticBarrier
-from shmstore._barrier_words import Break
+from shmstore._barrier_elastic import ElasticBarrier
+from shmstore._checkpoint_base import Barrier, Closing, port_number
+from shmstore._checkpoint_hybrid import HybridStoreBarrier
+from shmstore._checkpoint_store import ShmStoreBarrier, StoreBarrier
 from shmstore._deadline import as_timedelta
-from shmstore._job import Place
+from shmstore._keys import check_int
 from shmstore.errors import StoreError
-from shmstore.hybrid import HybridStore
-from shmstore.shm import ShmStore
 from shmstore.tcp.client import TCPStore
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from shmstore._deadline import Timeout
     from shmstore._keys import Key
 
@@ -72,8 +67,6 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=type)
-
-PORT_DIGITS: Final = 5
 
 BARRIER_REGISTRY: Final[dict[str, type]] = {}
 """The classes that `create_barrier_from_config` knows, by their `barrier_type`."""
@@ -138,218 +131,13 @@ def create_barrier_from_config(barrier_config: BarrierConfig) -> Barrier | None:
     return made
 
 
-class Barrier(ABC):
-    """What a checkpoint writer calls, on every rank, when its part is written."""
-
-    @abstractmethod
-    def execute_barrier(self) -> None:
-        """Returns when all ranks have called it as often as this one; blocks meanwhile."""
+for _public in (Barrier, StoreBarrier, ShmStoreBarrier, HybridStoreBarrier):
+    _public.__module__ = __name__  # what pickles, help() and reprs name: the private files may change
+    register_barrier(_public)  # all but Barrier, which has no type
 
 
-class Closing(ABC):
-    """What a barrier with a store of its own is besides: a context manager that closes it."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Leaves, and closes the store. Idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-@register_barrier
-class StoreBarrier(Barrier):
-    """The barrier of a checkpoint over any store: of ours, or with c10d's verbs (torch's).
-
-    Args:
-        store: any store that `shmstore.Barrier` takes. It stays the caller's: its timeout is not touched.
-        global_rank: this rank, 0 to global_world_size - 1; each is one process, or thread.
-        global_world_size: how many ranks there are, 1 to 4096.
-        barrier_prefix: the barrier's name, str or bytes; barriers of different names are independent.
-        timeout_secs: how long `execute_barrier` waits for the others; seconds or a timedelta, `inf` for ever.
-
-    It is made in all ranks before the first of them uses it: a rank begins with what it finds, so that a restarted one
-    takes part in the next call of the others. Its methods are called by one thread at a time.
-
-    Raises:
-        TypeError, ValueError: a wrong type or value. The store's errors.
-    """
-
-    barrier_type: ClassVar[str] = "store"
-
-    def __init__(
-        self, store: Any, global_rank: int, global_world_size: int, barrier_prefix: Key, timeout_secs: Timeout = 300
-    ) -> None:
-        if global_rank is None:  # the barrier below takes parties without ranks too
-            raise TypeError("global_rank must be an int, not NoneType")
-        self._barrier: Final = barrier.Barrier(store, barrier_prefix, global_world_size, global_rank, timeout_secs)
-        self._barrier._mended_by = MENDED_BY  # noqa: SLF001 -- a part of the barrier
-        epoch, broken = self._barrier._now()  # noqa: SLF001
-        self._next = epoch if broken is None else epoch + 1
-
-    def execute_barrier(self) -> None:
-        """Returns when all ranks have called it as often as this one; blocks meanwhile, at most `timeout_secs`.
-
-        Each call counts, whether it fails or not. When it fails for one it fails for all that have not returned, now or
-        when they come; the next call of each meets the others again.
-
-        Raises:
-            BarrierTimeoutError: not all came in time: `.missing_ranks` has them in order. Also a BrokenBarrierError.
-            PeerDiedError: a rank died; on stores that notice deaths. Also a BrokenBarrierError.
-            BrokenBarrierError: another rank timed out (`.missing_ranks` has who was missing then), aborted, left or was
-                interrupted; or the others gave up this call before this rank came. The text says which.
-            The store's errors.
-        """
-        epoch = self._count()
-        self._barrier._wait_in(epoch, None)  # noqa: SLF001
-
-    def abort(self) -> None:
-        """In place of `execute_barrier`, where this rank has failed: fails the call for all others. Does not block.
-
-        Raises:
-            The store's errors.
-        """
-        epoch = self._count()
-        self._barrier._break(epoch, Break("abort", self._barrier.rank))  # noqa: SLF001
-
-    def _count(self) -> int:
-        """The epoch of this call; the ones before it are over afterwards."""
-        meeting = self._barrier
-        epoch = self._next
-        self._next += 1
-        now, broken = meeting._now()  # noqa: SLF001
-        while now < epoch:  # a call that failed has left its epoch broken; or open, where the store did
-            if broken is None:
-                meeting._break(now, Break("abort", meeting.rank))  # noqa: SLF001
-            meeting._reset(now)  # noqa: SLF001
-            now, broken = meeting._now()  # noqa: SLF001
-        return epoch
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._barrier!r})"
-
-
-@register_barrier
-class ShmStoreBarrier(StoreBarrier, Closing):
-    """The barrier of a checkpoint among the processes of one host, in a segment of shared memory of its own.
-
-    Args:
-        global_rank: this rank, 0 to global_world_size - 1; registered in the segment, so that its death is noticed.
-        global_world_size: how many ranks there are, 1 to 4096.
-        barrier_prefix: the barrier's name in the segment.
-        timeout_barrier_init_secs: how long the constructor may wait for others that create or leave the segment;
-            seconds or a timedelta. It does not wait for the other ranks, unlike torch's.
-        store_name: the segment's name, as of ShmStore. A rank registers once in a segment: ranks that have a ShmStore
-            of that name already use StoreBarrier on it.
-        timeout_secs: how long `execute_barrier` waits for the others; seconds or a timedelta, `inf` for ever.
-
-    Any rank may close first, once it has returned from `execute_barrier`; the last one removes the segment.
-
-    Raises:
-        As ShmStore: a ValueError where the rank has a live owner, SegmentInvalidError, StoreFullError. TypeError.
-    """
-
-    barrier_type: ClassVar[str] = "shm_store"
-
-    def __init__(
-        self,
-        global_rank: int,
-        global_world_size: int,
-        barrier_prefix: Key,
-        timeout_barrier_init_secs: Timeout,
-        store_name: str,
-        timeout_secs: Timeout = 300,
-    ) -> None:
-        store = ShmStore(store_name, rank=global_rank, world_size=global_world_size, timeout=timeout_barrier_init_secs)
-        self._store: Final = store
-        try:
-            super().__init__(store, global_rank, global_world_size, barrier_prefix, timeout_secs)
-        except BaseException:
-            store.close()
-            raise
-
-    @property
-    def store(self) -> ShmStore:
-        """The segment, for more than the barrier."""
-        return self._store
-
-    def close(self) -> None:
-        """Leaves the segment: others that wait for this rank learn that it left. Idempotent."""
-        self._store.close()
-
-
-@register_barrier
-class HybridStoreBarrier(StoreBarrier, Closing):
-    """The barrier of a checkpoint among all processes of many nodes: in the node's memory, then across the nodes.
-
-    Args:
-        global_rank: this rank, 0 to global_world_size - 1, node by node. Rank 0 hosts the TCPStore's server.
-        global_world_size: how many ranks there are, 1 to 4096; a multiple of local_world_size.
-        local_world_size: how many ranks each node has.
-        barrier_prefix: the barrier's name.
-        timeout_barrier_init_secs: how long the constructor may wait for rank 0's server, and for others that create or
-            leave the segment; seconds or a timedelta.
-        store_name: names the nodes' segments: node i's is `{store_name}.{i}`.
-        tcpstore_port: the server's port, an int or its ASCII digits.
-        master_address: rank 0's host name or address, on which it listens; the protocol has neither authentication nor
-            encryption.
-        timeout_secs: how long `execute_barrier` waits for the others; seconds or a timedelta, `inf` for ever.
-
-    The wire carries messages per node, not per rank. A rank's death fails the call for all, and names it; also a
-    leader's. Any rank may leave first: rank 0's `close` waits, for 5 s at most, until all other nodes have closed.
-
-    Raises:
-        As ShmStore and TCPStore. TypeError, ValueError: a wrong type or value, and nothing was opened.
-    """
-
-    barrier_type: ClassVar[str] = "hybrid_store"
-
-    def __init__(
-        self,
-        global_rank: int,
-        global_world_size: int,
-        local_world_size: int,
-        barrier_prefix: Key,
-        timeout_barrier_init_secs: Timeout,
-        store_name: str,
-        tcpstore_port: int | str,
-        master_address: str,
-        timeout_secs: Timeout = 300,
-    ) -> None:
-        if global_rank is None:  # the check below knows parties without ranks
-            raise TypeError("global_rank must be an int, not NoneType")
-        barrier.check_party(global_world_size, global_rank, ("global_world_size", "global_rank"))
-        barrier.check_party(local_world_size, None, ("local_world_size", "global_rank"))
-        if global_world_size % local_world_size:
-            raise ValueError(
-                f"global_world_size {global_world_size} is no multiple of local_world_size {local_world_size}"
-            )
-        port, name = _port(tcpstore_port), f"{store_name}.{global_rank // local_world_size}"
-        hosts = global_rank == 0
-        place = Place(global_rank, global_world_size, local_world_size, master_address, port, hosts, "", name)
-        store = HybridStore.at(place, timeout=timeout_barrier_init_secs)
-        self._store: Final = store
-        try:
-            super().__init__(store, global_rank, global_world_size, barrier_prefix, timeout_secs)
-        except BaseException:
-            store.close()
-            raise
-
-    @property
-    def store(self) -> HybridStore:
-        """The store, for more than the barrier."""
-        return self._store
-
-    def close(self) -> None:
-        """Leaves; rank 0 when all other nodes have closed, after 5 s at most. Idempotent."""
-        self._store.close()
-
-
+# It is in this file because it makes its store by this module's name TCPStore: tests written after torch's own one put
+# a stand-in there.
 @register_barrier
 class TCPStoreBarrier(Barrier, Closing):
     """The barrier of a checkpoint among the processes of many hosts, over a TCPStore of its own; torch's constructor.
@@ -403,10 +191,9 @@ class TCPStoreBarrier(Barrier, Closing):
         master_address: str,
         timeout_secs: Timeout = 300,
     ) -> None:
-        if global_rank is None:  # the check below knows parties without ranks
-            raise TypeError("global_rank must be an int, not NoneType")
+        check_int(global_rank, "global_rank")  # the check below knows parties without ranks
         self._meeting: Final = ElasticBarrier(barrier_prefix, global_world_size, global_rank, timeout_secs)
-        port = _port(tcpstore_port)
+        port = port_number(tcpstore_port)
         if port == 0 and global_world_size > 1:
             raise ValueError("tcpstore_port 0 takes any free port, which the other ranks would not know: give a number")
         store = TCPStore(
@@ -474,19 +261,6 @@ class TCPStoreBarrier(Barrier, Closing):
     def __repr__(self) -> str:
         one = self._meeting
         return f"TCPStoreBarrier({one.store!r}, {one.prefix!r}, {one.parties}, rank={one.rank})"
-
-
-def _port(given: int | str) -> int:
-    """The port as a number."""
-    if isinstance(given, str):
-        if not (given.isascii() and given.isdigit() and len(given) <= PORT_DIGITS):
-            raise ValueError(f"tcpstore_port as a str is 1 to {PORT_DIGITS} ASCII digits, got {given[:20]!r}")
-        given = int(given)
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError(f"tcpstore_port must be an int or its digits, not {type(given).__name__}")
-    if not 0 <= given < 1 << 16:
-        raise ValueError(f"tcpstore_port must be 0 to 65535, got {given}")
-    return given
 
 
 # -- the end of a TCPStoreBarrier -------------------------------------------------------------------------------------

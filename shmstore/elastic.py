@@ -39,7 +39,7 @@ from types import TracebackType
 from typing import Any, Protocol, cast
 
 from shmstore._deadline import Timeout, as_timedelta
-from shmstore._keys import value_bytes
+from shmstore._keys import check_int, value_bytes
 from shmstore.errors import BarrierTimeoutError, DistStoreError, PeerDiedError
 from shmstore.store import Store
 
@@ -346,9 +346,8 @@ def _timed_out(
 
 def _check_world(rank: int | None, world_size: int) -> None:
     if type(world_size) is not int or (rank is not None and type(rank) is not int):
-        for what, number in (("world_size", world_size), ("rank", 0 if rank is None else rank)):
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"{what} must be an int, not {type(number).__name__}")
+        check_int(world_size, "world_size")
+        check_int(0 if rank is None else rank, "rank")
     if world_size < 1:
         raise ValueError(f"world_size must be at least 1, not {world_size}")
     if rank is not None and not 0 <= rank < world_size:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 
 from shmstore import errors, segment
 from shmstore._deadline import DEFAULT, Timeout, deadline_after, span_ns
-from shmstore._keys import key_text
+from shmstore._keys import check_int, key_text
 from shmstore._names import listed
 from shmstore._native import lib
 from shmstore._peers import Peer, dead_rank, peers_of
@@ -270,25 +270,20 @@ def sweep(names: Iterable[str]) -> None:
 # -- arguments --------------------------------------------------------------------------------------------------------
 
 
-def _check_int(value: object, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
-
-
 def check_ranks(rank: int | None, world_size: int | None) -> None:
     if world_size is not None:
-        _check_int(world_size, "world_size")
+        check_int(world_size, "world_size")
         if not 1 <= world_size <= lib.SST_RANKS_MAX:
             raise ValueError(f"world_size must be 1 to {lib.SST_RANKS_MAX}, got {world_size}")
     if rank is not None:
-        _check_int(rank, "rank")
+        check_int(rank, "rank")
         limit = world_size if world_size is not None else lib.SST_RANKS_MAX
         if not 0 <= rank < limit:
             raise ValueError(f"rank must be 0 to {limit - 1}, got {rank}")
 
 
 def _checked_capacity(capacity: int) -> int:
-    _check_int(capacity, "capacity")
+    check_int(capacity, "capacity")
     least = lib.sst_min_capacity()
     if not least <= capacity < 1 << 63:
         raise ValueError(f"capacity must be {least} bytes or more, got {capacity}")
@@ -296,7 +291,7 @@ def _checked_capacity(capacity: int) -> int:
 
 
 def _checked_mode(mode: int) -> int:
-    _check_int(mode, "mode")
+    check_int(mode, "mode")
     if mode not in (0o600, 0o660):  # who reads takes locks in the segment, and so has to write
         raise ValueError(f"mode must be 0o600, or 0o660 to share it with the group, got {mode:#o}")
     return mode

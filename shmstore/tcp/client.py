@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shmstore import errors
 from shmstore._deadline import DEFAULT, Timeout, deadline_after, seconds, span_ns
+from shmstore._keys import check_int, check_world_size
 from shmstore.tcp.codec import Op
 from shmstore.tcp.connection import PATIENCE_NS, Pool
-from shmstore.tcp.verbs import WORKERS, WORLD_MAX, WireStore
+from shmstore.tcp.verbs import WORKERS, WireStore
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -243,12 +244,12 @@ def _host(host: str, port: int, multi_tenant: bool, listen_fd: int | None) -> _H
 def _check_place(host: str, port: int, world_size: int | None, *, may_pick: bool) -> None:
     if not isinstance(host, str):
         raise TypeError(f"host_name must be a str, not {type(host).__name__}")
-    for what, number in (("port", port), ("world_size", 1 if world_size is None else world_size)):
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{what} must be an int, not {type(number).__name__}")
+    check_int(port, "port")
+    if world_size is not None:
+        check_int(world_size, "world_size")
     if not host:
         raise ValueError("host_name must not be empty")
     if not (0 if may_pick else 1) <= port < 1 << 16:
         raise ValueError(f"port must be 1 to 65535, or 0 for the one who hosts, got {port}")
-    if world_size is not None and not 1 <= world_size <= WORLD_MAX:
-        raise ValueError(f"world_size must be 1 to {WORLD_MAX}, got {world_size}")
+    if world_size is not None:
+        check_world_size(world_size)

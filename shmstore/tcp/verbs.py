@@ -30,7 +30,20 @@ from typing import Any, Final
 
 from shmstore import errors
 from shmstore._deadline import FOREVER, Timeout, as_timedelta, seconds, span_ns
-from shmstore._keys import Key, Keys, Value, Values, key_bytes, key_text, keys_bytes, pairs_bytes, shown, value_bytes
+from shmstore._keys import (
+    Key,
+    Keys,
+    Value,
+    Values,
+    check_addend,
+    check_world_size,
+    key_bytes,
+    key_text,
+    keys_bytes,
+    pairs_bytes,
+    shown,
+    value_bytes,
+)
 from shmstore.store import Capabilities, Store
 from shmstore.tcp.codec import FrameError, Limits, Op, Signal, split
 from shmstore.tcp.connection import PATIENCE_NS, Asked, Line, Pool, ping
@@ -47,7 +60,6 @@ BATCH: Final = 16384
 """Bytes of requests in one write, of which each may have a long answer."""
 
 PAIRS_MAX: Final = Limits().keys
-WORLD_MAX: Final = 2**32 - 1
 PAUSES_S: Final = (0.001, 0.05)
 
 _FULL: Final = Capabilities(cross_process=True, cross_host=True, picklable=True, fork=True, bad_add_disconnects=True)
@@ -253,10 +265,7 @@ class WireStore(Store):
 
     def add(self, key: Key, n: int) -> int:
         raw = key_bytes(key)
-        if not isinstance(n, int):
-            raise TypeError(f"add({shown(raw)}): n must be an int, not {type(n).__name__}")
-        if not -(2**63) <= n < 2**63:
-            raise ValueError(f"add({shown(raw)}): n must be an int64, got {n}")
+        check_addend(raw, n)
         try:
             return int(self._ask(f"add({shown(raw)})", [(Op.ADD, (b"/" + raw, n))])[0])
         except errors.StoreConnectionError as error:
@@ -403,10 +412,7 @@ class WireStore(Store):
 
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
         raw = key_bytes(key)
-        if isinstance(world_size, bool) or not isinstance(world_size, int):
-            raise TypeError(f"world_size must be an int, not {type(world_size).__name__}")
-        if not 1 <= world_size <= WORLD_MAX:
-            raise ValueError(f"world_size must be 1 to {WORLD_MAX}, got {world_size}")
+        check_world_size(world_size)
         wait = Wait(self, f"barrier({shown(raw)}, {world_size})", timeout)
         if self._await(wait, (Op.BARRIER, (b"/" + raw, world_size))):
             return

@@ -265,7 +265,7 @@ class TestOnTCPStore(Suite):
                 with pytest.raises(BrokenBarrierError):
                     barriers[1 - n % 2].execute_barrier()
             in_threads(2, lambda rank: barriers[rank].execute_barrier())
-        base = barriers[0]._meeting._base
+        base = barriers[0]._meeting._places.base
         assert sorted(store.list_keys()) == sorted(
             [
                 "checkpoint/meeting",
@@ -471,6 +471,15 @@ def test_the_registry_knows_ours() -> None:
     assert BARRIER_REGISTRY["store"] is StoreBarrier
     assert BARRIER_REGISTRY["shm_store"] is ShmStoreBarrier
     assert BARRIER_REGISTRY["tcp_store"] is TCPStoreBarrier
+    assert BARRIER_REGISTRY["hybrid_store"] is checkpoint.HybridStoreBarrier
+
+
+def test_users_see_one_module() -> None:
+    for name in checkpoint.__all__:
+        one = getattr(checkpoint, name)
+        if inspect.isclass(one):
+            assert one.__module__ == "shmstore.checkpoint"
+            assert pickle.loads(pickle.dumps(one)) is one
 
 
 def test_no_type_is_no_barrier() -> None:

@@ -290,7 +290,7 @@ def test_users_keys_are_apart(pair: list[TCPStoreBarrier]) -> None:
 @pytest.mark.parametrize("nonsense", ["mine", "[1]", "3", '{"by": 1, "call": 2, "since": 3}', '{"x": 1}', b"\xff"])
 def test_nonsense_in_its_keys_is_told(pair: list[TCPStoreBarrier], nonsense: Any) -> None:
     zero, one = pair
-    zero.store.set(one._meeting._rank_key(1), nonsense)
+    zero.store.set(one._meeting._places.key(1), nonsense)
     with pytest.raises(StoreError, match="changed by others"):
         one.execute_barrier()
     with pytest.raises(StoreError, match="changed by others"):
