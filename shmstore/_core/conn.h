@@ -76,27 +76,27 @@ struct sst_conn {
     uint32_t tries;         /* of a busy request */
     uint32_t company;       /* not 0: of late a read had several requests in it */
     uint32_t unanswered;    /* 1: something was read since the last answer was sent */
-    uint32_t held;          /* 1: the request at the beginning of `in` is a HOLD, and the wait before it is not over */
-    size_t looked;          /* bytes that are in `in`, and still in the socket */
-    uint32_t served;        /* in this pass; a list of all keys counts as a whole turn */
-    uint64_t busy_ns;       /* 0: not busy */
+    uint32_t held; /* 1: the request at the beginning of `in` is a HOLD, and the wait before it is not over */
+    size_t looked; /* bytes that are in `in`, and still in the socket */
+    uint32_t served; /* in this pass; a list of all keys counts as a whole turn */
+    uint64_t busy_ns; /* 0: not busy */
     sst_buf in, out;
     sst_frame frame;
-    uint64_t done;    /* what of the request at the beginning of `in` is done: keys, or stripes; else 0 */
-    size_t done_at;   /* and where the next key stands, or how many are listed */
-    sst_buf list;     /* of LIST_KEYS, so far */
+    uint64_t done; /* what of the request at the beginning of `in` is done: keys, or stripes; else 0 */
+    size_t done_at; /* and where the next key stands, or how many are listed */
+    sst_buf list; /* of LIST_KEYS, so far */
     sst_wait_set *wait;
-    uint64_t grant;    /* whole hash of the queue key that it was told of, while granted */
+    uint64_t grant; /* whole hash of the queue key that it was told of, while granted */
     uint64_t grant_ns; /* until then */
     uint32_t grant_stripe;
 };
 enum { SST_CONN_GREETED, SST_CONN_OPEN, SST_CONN_LAST, SST_CONN_ENDED };
 
-#define SST_CONN_HIGH   ((size_t)1 << 20)       /* bytes unsent beyond which nothing more is served */
-#define SST_CONN_MOST   ((size_t)64 << 20)      /* bytes unsent beyond which the peer is dropped: one giant list */
-#define SST_CONN_HOLD_HEAD ((size_t)9)          /* of a HOLD, before what is held: opcode and length */
-#define SST_CONN_TURN   128u                    /* requests of one connection before others have their turn */
-#define SST_SERVER_MOST ((uint64_t)1 << 30)     /* bytes buffered for all connections */
+#define SST_CONN_HIGH      ((size_t)1 << 20) /* bytes unsent beyond which nothing more is served */
+#define SST_CONN_MOST      ((size_t)64 << 20) /* bytes unsent beyond which the peer is dropped: one giant list */
+#define SST_CONN_HOLD_HEAD ((size_t)9) /* of a HOLD, before what is held: opcode and length */
+#define SST_CONN_TURN      128u /* requests of one connection before others have their turn */
+#define SST_SERVER_MOST    ((uint64_t)1 << 30) /* bytes buffered for all connections */
 
 struct sst_server {
     sst_seg *seg;
@@ -104,20 +104,20 @@ struct sst_server {
     int listen_fd, epoll_fd, spare_fd; /* guard: table. spare: given up to refuse where no descriptor is left */
     pthread_t thread;
     pthread_mutex_t table; /* the descriptors, for fork: a child closes them */
-    pthread_mutex_t end;   /* one stops */
-    sst_server *next;      /* all servers of the process, for fork */
+    pthread_mutex_t end; /* one stops */
+    sst_server *next; /* all servers of the process, for fork */
     uint32_t ended, forked; /* guard: end; forked: set in a child */
-    uint32_t stop;         /* atomic */
-    uint64_t drain_ns;     /* const once stop is set */
-    uint64_t drain_until;  /* 0: not stopping */
-    uint64_t accept_ns;    /* 0: accepting; else not before then */
+    uint32_t stop; /* atomic */
+    uint64_t drain_ns; /* const once stop is set */
+    uint64_t drain_until; /* 0: not stopping */
+    uint64_t accept_ns; /* 0: accepting; else not before then */
     sst_link conns, dead, ready, freed, dirty, grants;
     sst_link wants[SST_STRIPES];
-    int owed;                          /* 1: due was set since the last scan */
-    uint8_t due[SST_STRIPES];          /* 1: look there, whether its event has moved or not */
+    int owed; /* 1: due was set since the last scan */
+    uint8_t due[SST_STRIPES]; /* 1: look there, whether its event has moved or not */
     uint32_t live[SST_STRIPES], lives; /* stripes with wants: which, how many */
-    uint32_t index[SST_STRIPES];       /* of each in live, + 1; 0: none */
-    uint32_t stuck;    /* a look met a held lock: look again soon */
+    uint32_t index[SST_STRIPES]; /* of each in live, + 1; 0: none */
+    uint32_t stuck; /* a look met a held lock: look again soon */
     uint64_t buffered; /* bytes of all buffers */
     sst_server_info count; /* atomic: others read it */
     sst_sends sends;
@@ -153,7 +153,7 @@ static inline void sst_shut(int *fd) {
 
 /* -- loop.c ----------------------------------------------------------------------------------------------------------- */
 int sst_loop_open(sst_server *v); /* the descriptors that it needs beside listen_fd. SST_OK, or SST_ESYS */
-void *sst_loop(void *server);     /* all of the thread */
+void *sst_loop(void *server); /* all of the thread */
 /* epoll_ctl. What `tag` points at says of what an event is: v->listen_fd, v->bell, or else a connection. */
 int sst_watch(sst_server *v, int how, int fd, uint32_t events, void *tag);
 

@@ -6,8 +6,7 @@ static const char *const forms[SST_OPS] = {
     [SST_OP_ADD] = "ki",       [SST_OP_CHECK] = "*k",   [SST_OP_WAIT] = "*k",         [SST_OP_NUM_KEYS] = "",
     [SST_OP_DELETE] = "k",     [SST_OP_APPEND] = "kb",  [SST_OP_MULTI_GET] = "*k",    [SST_OP_MULTI_SET] = "*kb",
     [SST_OP_CANCEL_WAIT] = "", [SST_OP_PING] = "u",     [SST_OP_QUEUE_PUSH] = "kb",   [SST_OP_QUEUE_POP] = "k",
-    [SST_OP_QUEUE_LEN] = "k",  [SST_OP_LIST_KEYS] = "", [SST_OP_BARRIER] = "ki",
-    [SST_OP_HOLD] = "b",
+    [SST_OP_QUEUE_LEN] = "k",  [SST_OP_LIST_KEYS] = "", [SST_OP_BARRIER] = "ki",      [SST_OP_HOLD] = "b",
 };
 
 const char *sst_frame_form(uint32_t op) { return forms[op]; }

@@ -955,7 +955,7 @@ int main(void) {
         killed_server();
         ringer_died();
         waits();
-    held_back();
+        held_back();
         queues();
         barriers();
         rude();

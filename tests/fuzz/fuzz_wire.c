@@ -27,7 +27,7 @@ static sst_server *bare(void) {
     sst_server *v = calloc(1, sizeof *v);
     FZ_CHECK(v != NULL);
     v->seg = v->bell.seg = seg;
-    sst_link *const lists[] = {&v->conns, &v->dead, &v->ready, &v->dirty, &v->grants};
+    sst_link *const lists[] = {&v->conns, &v->dead, &v->ready, &v->freed, &v->dirty, &v->grants};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         sst_link_init(lists[i]);
     for (uint32_t i = 0; i < SST_STRIPES; i++)
@@ -59,20 +59,30 @@ static void walk_cut(const uint8_t *p, size_t n, size_t piece) {
     }
 }
 
+static void run(sst_conn *c) {
+    c->served = 0;
+    sst_link_out(&c->ready);
+    if (c->state != SST_CONN_ENDED)
+        sst_conn_run(c);
+    FZ_CHECK(c->busy_ns == 0); /* nobody holds a lock */
+    FZ_CHECK(!c->held || c->wait || c->state == SST_CONN_ENDED || sst_linked(&c->ready));
+    sst_buf_drop(c->server, &c->out, c->out.end - c->out.begin);
+}
+
+/* What a pass of the loop does. */
 static void feed(sst_conn *c, const uint8_t *p, size_t n) {
     sst_server *v = c->server;
     if (c->state == SST_CONN_ENDED || !sst_buf_room(v, &c->in, n))
         return;
     memcpy(c->in.at + c->in.end, p, n);
     c->in.end += n;
-    do {
-        c->served = 0;
-        sst_link_out(&c->ready);
-        sst_conn_run(c);
-        FZ_CHECK(c->busy_ns == 0); /* nobody holds a lock */
-        sst_buf_drop(v, &c->out, c->out.end - c->out.begin);
-    } while (sst_linked(&c->ready));
+    run(c);
     sst_wants_scan(v);
+    while (sst_linked(&v->freed) || sst_linked(&v->ready)) {
+        sst_link *list = sst_linked(&v->freed) ? &v->freed : &v->ready;
+        run(SST_OF(sst_conn, ready, list->next));
+        sst_wants_scan(v);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -80,7 +80,7 @@ MUTANTS = (
     ),
     Mutant("key-length", "verify.c", "klen > SST_KEY_MAX || ", ""),
     Mutant("file-length", "segment.c", "    if (bytes < size)\n        return SST_ETRUNC;\n", ""),
-    Mutant("wire-opcode", "wire.c", "    if (f->op >= SST_OPS)\n        return SST_EINVAL;\n", ""),
+    Mutant("wire-opcode", "wire.c", "    else if (f->op >= SST_OP_HOLD)\n        return SST_EINVAL;\n", ""),
     Mutant("wire-length", "wire.c", "v > (kind == 'k' ? SST_WIRE_KEY_MAX : (uint64_t)SST_VALUE_MAX) || ", ""),
     Mutant(
         "wire-whole", "wire.c", "        if (n < f->need)\n            return SST_EAGAIN;\n    } else", "    } else"

@@ -39,9 +39,7 @@ def test_a_hybrid_barrier_is_one_write_of_each_node_and_its_answer() -> None:
     """Its decision goes with its wait, where the server holds it; and the second arrival is a write of its own."""
     row = traffic.measure("hybrid", 2, replace(PLAN, ways=["Barrier.wait"]))[0]
     assert row.ops["HOLD"] == row.ops["WAIT"] == 2
-    assert (
-        4 <= row.ops["COMPARE_SET"] <= 6
-    )  # a leader asks for the state, and decides; who comes before it heard asks too
+    assert 4 <= row.ops["COMPARE_SET"] <= 6  # a leader asks, and decides; who comes before it has heard asks, too
     assert row.writes == 2 * 5  # the leader's; the last arriver's; their answers: the state, the release, a PING's
     assert min(row.round_trips) >= 1
 
