@@ -135,7 +135,7 @@ make fuzz needs clang and its libFuzzer runtime. Debian, Ubuntu: apt-get install
 endef
 export fuzz_needs
 
-fuzz: $(VENV)/stamp-tools
+fuzz: $(VENV)/stamp-cli
 	@mkdir -p build/fuzz
 	@echo 'int LLVMFuzzerTestOneInput(const char *p, unsigned long n) { return p + n == 0; }' > build/fuzz/probe.c
 	@$(CLANG) -fsanitize=fuzzer,address,undefined build/fuzz/probe.c -o build/fuzz/probe 2> build/fuzz/probe.log \
