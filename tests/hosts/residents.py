@@ -16,8 +16,9 @@ from typing import Any
 
 from cluster import Address, Rank
 
-from shmstore import ShmStore, TCPStore, elastic
+from shmstore import Barrier, HybridStore, ShmStore, TCPStore, elastic
 from shmstore.tcp import connection
+from shmstore.tcp import verbs as verbs_of_tcp
 
 
 def who(me: Any) -> dict[str, Any]:
@@ -250,3 +251,60 @@ def in_here() -> None:
 
 def fails(me: Any) -> None:
     raise ValueError("what it says")
+
+
+# -- hybrid stores ----------------------------------------------------------------------------------------------------
+
+
+def hybrid(rank: Rank, address: Address) -> HybridStore:
+    node = ShmStore("node", rank=rank.local, timeout=20)
+    world = TCPStore(*address, timeout=20)
+    return HybridStore(
+        node,
+        world,
+        node_rank=rank.node,
+        num_nodes=rank.nodes,
+        local_rank=rank.local,
+        local_world_size=rank.per_node,
+    )
+
+
+def together(me: Any, rank: Rank, address: Address, rounds: int) -> list[Any]:
+    """All that the ranks of a HybridStore do together, in rounds; what came of the exchanges."""
+    out: list[Any] = []
+    with hybrid(rank, address) as store:
+        barrier = Barrier(store, "b", rank.world, rank.number, timeout=20)
+        me.ready()
+        for i in range(rounds):
+            barrier.wait()
+            mine = f"{i}.{rank.number}"
+            gathered = store.all_gather(f"gather/{i}", mine)
+            src = i % rank.world
+            given = store.broadcast(f"give/{i}", mine if rank.number == src else None, src)
+            shared = elastic.synchronize(store, mine.encode(), rank.number, rank.world, f"sync/{i}", 20)
+            store.barrier(f"done/{i}", rank.world)
+            out.append((gathered, given, shared))
+        me.say("done")
+        me.hear()
+    return out
+
+
+def waits_at_will(me: Any, rank: Rank, address: Address, timeout: float) -> None:
+    """Meets at one Barrier, resets it and says what came of it, as it is told; until it is killed.
+
+    A server is given a second to answer in place of five.
+    """
+    connection.PATIENCE_NS = verbs_of_tcp.PATIENCE_NS = 1_000_000_000  # type: ignore[misc]
+    with hybrid(rank, address) as store:
+        barrier = Barrier(store, "b", rank.world, rank.number, timeout=timeout)
+        me.ready()
+        while True:
+            verb = me.hear()
+            me.say("coming")
+            start = time.monotonic()
+            try:
+                said: Any = getattr(barrier, verb)()
+                facts: dict[str, Any] = {}
+            except Exception as error:
+                said, facts = f"{type(error).__name__}: {error}", dict(vars(error))
+            me.say((said, facts, time.monotonic() - start))
