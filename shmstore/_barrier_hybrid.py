@@ -273,8 +273,7 @@ class HybridBarrier(KeyBarrier):
         return b"1"
 
     def _complete_here(self, epoch: int) -> bool:
-        gather = self._desk.gather()
-        return gather is not None and gather.epoch == epoch and gather.mask == self._desk.full
+        return self._here_so_far(epoch) == self._desk.full
 
     # -- the state ----------------------------------------------------------------------------------------------------
 
@@ -358,20 +357,28 @@ class HybridBarrier(KeyBarrier):
 
     def _absent(self, state: State) -> tuple[int, list[int]]:
         missing: list[int] = []
-        size = self._home.local_world_size
+        size, mine = self._home.local_world_size, self._home.node_rank
+        here = self._here_so_far(state.epoch)
         there = self._world.there(self._nodes(state.epoch))
         away = [node for node, came in enumerate(there) if not came]
-        for node, mask in zip(away, self._masks(state.epoch, away), strict=True):
+        if mine in away and here == self._desk.full:  # whose last arriver has not said so yet
+            self._world.tell(self._telling(state.epoch), None, lambda _: False)
+            away.remove(mine)
+        for node, mask in zip(away, self._masks(state.epoch, away, here), strict=True):
             missing += [node * size + local for local in range(size) if not mask >> local & 1]
         return self._parties - len(missing), missing
 
-    def _masks(self, epoch: int, nodes: Sequence[int]) -> Iterable[int]:
+    def _here_so_far(self, epoch: int) -> int:
+        """Who of this node has come, as a mask."""
+        gather = self._desk.gather()
+        return gather.mask if gather is not None and gather.epoch == epoch else 0
+
+    def _masks(self, epoch: int, nodes: Sequence[int], here: int) -> Iterable[int]:
         """Who of the nodes has come, as far as it is known here."""
         seen = self._world.read([self._who(node) for node in nodes])
         for node, raw in zip(nodes, seen, strict=True):
             if node == self._home.node_rank:
-                gather = self._desk.gather()
-                yield gather.mask if gather is not None and gather.epoch == epoch else 0
+                yield here
             else:
                 at, _, mask = (raw or b"-1 0").partition(b" ")
                 yield int(mask, 16) if int(at) == epoch else 0

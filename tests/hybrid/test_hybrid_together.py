@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import inside
 import pytest
 from clusters import LONG, Cluster, clusters
 from kinds import warm_torch
@@ -18,6 +20,7 @@ from shmstore import (
     checkpoint,
     elastic,
 )
+from shmstore._hybrid_once import Once
 from shmstore.barrier import Barrier
 from shmstore.tcp import connection
 from shmstore.testing.contract import Later, in_threads
@@ -62,6 +65,31 @@ def test_all_gather_and_broadcast(stores: list[HybridStore], shape: tuple[int, i
     in_threads(n, rank)
     assert stores[0].all_gather("g", b"another") == wanted  # late: the same
     stores[-1].barrier("b", n, 0)
+
+
+@pytest.mark.parametrize("kind", ["ours", "torch", "hash"])
+@pytest.mark.parametrize("shape", [(2, 2)])
+def test_who_times_out_speaks_for_a_last_arriver_that_is_slow(
+    stores: list[HybridStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has set its bit, and not yet told the world: all are there, and the values of its node have to be."""
+    through = threading.Event()
+    telling = Once._telling
+
+    def slow(self: Once, epoch: int) -> Any:
+        if self.rank == 1:
+            assert through.wait(LONG)
+        return telling(self, epoch)
+
+    monkeypatch.setattr(Once, "_telling", slow)
+    leader = Later(stores[0].all_gather, "g", b"0", 0.5)  # less than a slice, after which a leader speaks anyway
+    inside.until(lambda: stores[0].node.check(["hybrid/g/exchange/gather"]))
+    others = [Later(stores[i].all_gather, "g", b"%d" % i, LONG) for i in (1, 2, 3)]
+    try:
+        assert leader.result() == [b"0", b"1", b"2", b"3"]
+    finally:
+        through.set()
+    assert [other.result() for other in others] == [[b"0", b"1", b"2", b"3"]] * 3
 
 
 @pytest.mark.parametrize("shape", SHAPES)
