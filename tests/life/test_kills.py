@@ -28,6 +28,7 @@ import pytest
 from harness import Team
 from kill_scenarios import SCENARIOS
 from kills import BUDGET_S, LONG, MODES, sweep
+from stem import Stem
 
 WORKERS = min(4, len(os.sched_getaffinity(0)))
 EACH = 1 if LONG else 2
@@ -38,10 +39,12 @@ LEAST = 80 // EACH
 
 @pytest.mark.timeout(BUDGET_S + 10)
 @pytest.mark.parametrize("title", SCENARIOS)
-def test_whoever_dies_at_any_step_the_others_go_on(title: str, name: str, proof: Callable[..., None]) -> None:
+def test_whoever_dies_at_any_step_the_others_go_on(
+    title: str, name: str, stem: Stem, proof: Callable[..., None]
+) -> None:
     scenario = SCENARIOS[title]
     modes = list(MODES if LONG or scenario.raced else MODES[:1])
-    with Team(BUDGET_S) as team:
+    with Team(BUDGET_S, stem) as team:
         for first in range(WORKERS):
             team.start(sweep, title, modes, name, first * EACH, WORKERS * EACH)
         shown = list(zip(*team.results(), strict=True))
