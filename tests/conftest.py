@@ -75,7 +75,7 @@ def children() -> set[int]:
     """Of all threads of this process, also those that have ended and were not reaped."""
     found: set[int] = set()
     for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # that thread is gone: its children are another's
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is gone, and its children are another's
             found.update(map(int, Path(f"/proc/self/task/{thread}/children").read_text().split()))
     return found
 

@@ -487,9 +487,7 @@ static inline uint64_t stride(void) {
 }
 
 /* Where an engine begins with that: one has the odd stores, the other the even ones, most of which they share. */
-static inline uint64_t first_of(uint32_t engine) {
-    return stride() == 1 || engine == SST_FUTEX ? 1 : 2;
-}
+static inline uint64_t first_of(uint32_t engine) { return stride() == 1 || engine == SST_FUTEX ? 1 : 2; }
 
 /* -- the child that is killed: it attaches, does `first`, says so, waits for the word, and does the verb -------------- */
 typedef struct {

@@ -1,4 +1,4 @@
-"""Fresh processes here are forked from a stem: there are hundreds, and how an interpreter starts is not what is tested."""
+"""Fresh processes here are forked from a stem: there are hundreds, and an interpreter's start is tested elsewhere."""
 
 from __future__ import annotations
 

@@ -84,6 +84,7 @@ class Search(NamedTuple):
     defines: tuple[str, ...]
     kind: str
     optimise: str
+    slots: str  # 2 to that, of the table of states
 
     def run(self) -> Found:
         """To its end, or its first error."""
@@ -97,7 +98,7 @@ class Search(NamedTuple):
             shutil.copy(MODELS / f"{self.model}.pml", at)
             run("spin", "-a", *(f"-D{name}" for name in self.defines), f"{self.model}.pml")
             run("cc", self.optimise, "-w", *compiled, "-o", "pan", "pan.c")
-            out = run("./pan", "-m100000", *asked)
+            out = run("./pan", "-m100000", self.slots, *asked)
         errors, states = re.search(r"errors: (\d+)", out), re.search(r"(\d+) states, stored", out)
         assert errors is not None and states is not None, out
         assert "max search depth too small" not in out
@@ -108,7 +109,8 @@ class Search(NamedTuple):
 def searches(model: str, defines: list[str], how: str = "") -> list[Search]:
     """Both of a model that holds; of a mutant the one that finds it, most of which end sooner than a compiler would."""
     kinds = ["states", "cycles"] if not how else ["cycles" if how == "non-progress cycle" else "states"]
-    return [Search(model, tuple(defines), kind, "-O0" if how else "-Og") for kind in kinds]
+    speed = ("-O0", "-w18") if how else ("-Og", "-w24")
+    return [Search(model, tuple(defines), kind, *speed) for kind in kinds]
 
 
 Finder = Callable[..., list[Found]]

@@ -1,4 +1,4 @@
-"""Fresh processes here are forked from a stem: an interpreter's start is tested by spawn and forkserver, its end at each child's."""
+"""Fresh processes here are forked from a stem: an interpreter's start is what spawn and forkserver test."""
 
 from __future__ import annotations
 
