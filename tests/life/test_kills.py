@@ -13,7 +13,7 @@ that works and is the same one for all who live; find of what was there before w
 alive are exactly those who live, each rank is its owner's and the victim's its next one's. A process that held the
 segment all the while still has it, by its name and with its contents. When all have closed nothing is left.
 
-Short form: each second line; `amid` and `overtaken` where a scenario is `raced`. With SHMSTORE_LONG=1: each instruction,
+Short form: each second line; `amid` and `overtaken` where a scenario is `raced`. SHMSTORE_LONG=1: each instruction,
 so between two calls of one line too, and all three in all scenarios. Left out in both: what happens inside one call of
 C (`tests/core` kills at each store there), two deaths or two openers at the same time, forks, and stores without a
 name, of which a death leaves nothing.
