@@ -30,6 +30,8 @@ FUZZ         ?=
 # Of the storm in its long form, an engine.
 KILLS        ?= 10000
 JOBS   ?= $(shell getconf _NPROCESSORS_ONLN)
+# Of the C tests, which wait half of their time: for a dead process's lock, for a slice.
+WAITERS = $(shell expr $(JOBS) \* 2)
 
 BIN := $(VENV)/bin
 # The backend of pyproject.toml, with a CMake that knows stable-ABI modules. Building without isolation makes a rebuild
@@ -95,7 +97,7 @@ test-c: $(VENV)/stamp-tools
 
 test-core-%: $(VENV)/stamp-tools
 	$(call c_build,$*,$(SANITIZERS_$*))
-	$(BIN)/ctest --test-dir build/core-$* --output-on-failure --parallel $(JOBS)
+	$(BIN)/ctest --test-dir build/core-$* --output-on-failure --parallel $(WAITERS)
 
 test-py: $(VENV)/stamp-test
 	$(BIN)/python -m pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import proofs
 from harness import Team
+from stem import Stem
 
 # torch's TCPStore asks for the name of each peer, also where that is 127.0.0.1, and glibc waits 5 s for each answer of
 # a name server that got lost: here for one, once. It reads this when a process first looks a name up, and not again.
@@ -69,12 +71,13 @@ def fds() -> dict[int, str]:
     return out
 
 
-def has_children() -> bool:
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
+def children() -> set[int]:
+    """Of all threads of this process, also those that have ended and were not reaped."""
+    found: set[int] = set()
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is gone, and its children are another's
+            found.update(map(int, Path(f"/proc/self/task/{thread}/children").read_text().split()))
+    return found
 
 
 def collect() -> None:
@@ -90,7 +93,7 @@ def collect() -> None:
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     collect()
-    entries, descriptors, threads, children = shm_entries(), fds(), set(threading.enumerate()), has_children()
+    entries, descriptors, threads, processes = shm_entries(), fds(), set(threading.enumerate()), children()
     yield
     if request.node.get_closest_marker("leaks"):
         return
@@ -103,7 +106,7 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     after = fds()
     new = {fd: target for fd, target in after.items() if fd not in descriptors}
     assert not new, "descriptors left behind"
-    assert children or not has_children(), "children left behind"
+    assert not children() - processes, "children left behind"
 
 
 @pytest.fixture
@@ -125,6 +128,14 @@ def team() -> Iterator[Team]:
     """Processes of the test's own; one that hangs is told before pytest's limit."""
     with Team(80) as team:
         yield team
+
+
+@pytest.fixture(scope="session")
+def stem() -> Iterator[Stem]:
+    """What forks fresh processes, for all tests of the run that ask for it."""
+    stem = Stem()
+    yield stem
+    stem.close()
 
 
 # -- what tests have shown, in figures --------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ static void enumerate(const bar_scenario *b, uint32_t engine) {
     here_name = b->sc.name;
     here_n = 1;
     while (once(b, engine, here_n, &sums))
-        here_n += stride();
+        here_n++; /* in the short form too: they are few */
     here_name = NULL;
     CHECK(sums.survived > 0);
     proof("ended", what, "engine=%s\tstores=%" PRIu64 "\tkills=%" PRIu64 "\tsurvived=%" PRIu64, engine_name(engine),

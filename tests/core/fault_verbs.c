@@ -96,7 +96,7 @@ static tally enumerate(const scenario *sc, uint32_t engine) {
     const uint64_t third = n / 3 ? n / 3 : 1;
     for (uint64_t at = all ? 1 : third; at < n; at += all ? 1 : third)
         in_repair(sc, engine, at, all ? 1 : 7 * stride(),
-                  all ? (at % third ? 0 : 7) : (at == third ? 13 * stride() : 0), &sums);
+                  all ? (at % third ? 0 : 7) : (at == third ? 14 * stride() : 0), &sums);
     return sums;
 }
 

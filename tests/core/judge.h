@@ -28,7 +28,7 @@ static inline void read_value(sst_seg *s, const char *key, char *to) {
 static inline void read_state(sst_seg *s, state *st) {
     static const char *const keys[] = {KEY, OTHER, THIRD};
     sst_waiter_release(s, &standing); /* else the last item is kept for it */
-    memset(st, 0, sizeof *st);
+    st->of[KEYS][0] = 0;
     for (int i = 0; i < KEYS; i++)
         read_value(s, i < 3 ? keys[i] : neighbour(s, i - 3), st->of[i]);
     static char text[BIG + 1];

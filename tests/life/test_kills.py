@@ -13,10 +13,10 @@ that works and is the same one for all who live; find of what was there before w
 alive are exactly those who live, each rank is its owner's and the victim's its next one's. A process that held the
 segment all the while still has it, by its name and with its contents. When all have closed nothing is left.
 
-Short form: each line; `amid` and `overtaken` where a scenario is `raced`. With SHMSTORE_LONG=1: each instruction, so
-between two calls of one line too, and all three in all scenarios. Left out in both: what happens inside one call of C
-(`tests/core` kills at each store there), two deaths or two openers at the same time, forks, and stores without a name,
-of which a death leaves nothing.
+Short form: each second line; `amid` and `overtaken` where a scenario is `raced`. SHMSTORE_LONG=1: each instruction,
+so between two calls of one line too, and all three in all scenarios. Left out in both: what happens inside one call of
+C (`tests/core` kills at each store there), two deaths or two openers at the same time, forks, and stores without a
+name, of which a death leaves nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import pytest
 from harness import Team
 from kill_scenarios import SCENARIOS
 from kills import BUDGET_S, LONG, MODES, sweep
+from stem import Stem
 
 WORKERS = min(4, len(os.sched_getaffinity(0)))
 EACH = 1 if LONG else 2
@@ -38,10 +39,12 @@ LEAST = 80 // EACH
 
 @pytest.mark.timeout(BUDGET_S + 10)
 @pytest.mark.parametrize("title", SCENARIOS)
-def test_whoever_dies_at_any_step_the_others_go_on(title: str, name: str, proof: Callable[..., None]) -> None:
+def test_whoever_dies_at_any_step_the_others_go_on(
+    title: str, name: str, stem: Stem, proof: Callable[..., None]
+) -> None:
     scenario = SCENARIOS[title]
     modes = list(MODES if LONG or scenario.raced else MODES[:1])
-    with Team(BUDGET_S) as team:
+    with Team(BUDGET_S, stem) as team:
         for first in range(WORKERS):
             team.start(sweep, title, modes, name, first * EACH, WORKERS * EACH)
         shown = list(zip(*team.results(), strict=True))

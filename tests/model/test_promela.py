@@ -6,11 +6,14 @@ deadlock). The second finds runs that go on for ever without progress (a liveloc
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +62,7 @@ FAILS = [
     ("bell", ["NO_SLICE"], "invalid end state"),
 ]
 SEARCHES = {"states": (["-DSAFETY"], []), "cycles": (["-DNP", "-DNOFAIR"], ["-l"])}
+TOOLS = ("spin", "cc")
 
 
 def title(case: object) -> str:
@@ -73,35 +77,67 @@ class Found(NamedTuple):
     first: str
 
 
-def search(model: str, defines: list[str], kinds: list[str], at: Path, optimise: str = "-O1") -> list[Found]:
-    """Each of the searches of these kinds, to its end or its first error; all at once."""
-    for tool in ("spin", "cc"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed, so that the models of the protocols are not searched")
+class Search(NamedTuple):
+    """One of them, of a model with these names defined."""
 
-    def run(*command: str) -> str:
-        done = subprocess.run(command, cwd=at, capture_output=True, text=True, timeout=300, check=True)
-        return done.stdout
+    model: str
+    defines: tuple[str, ...]
+    kind: str
+    optimise: str
+    slots: str  # 2 to that, of the table of states
 
-    def one(kind: str) -> Found:
-        compiled, asked = SEARCHES[kind]
-        run("cc", optimise, "-w", *compiled, "-o", f"pan-{kind}", "pan.c")
-        out = run(f"./pan-{kind}", "-m100000", *asked)
+    def run(self) -> Found:
+        """To its end, or its first error."""
+        compiled, asked = SEARCHES[self.kind]
+        with tempfile.TemporaryDirectory(prefix="model-") as at:
+
+            def run(*command: str) -> str:
+                done = subprocess.run(command, cwd=at, capture_output=True, text=True, timeout=300, check=True)
+                return done.stdout
+
+            shutil.copy(MODELS / f"{self.model}.pml", at)
+            run("spin", "-a", *(f"-D{name}" for name in self.defines), f"{self.model}.pml")
+            run("cc", self.optimise, "-w", *compiled, "-o", "pan", "pan.c")
+            out = run("./pan", "-m100000", self.slots, *asked)
         errors, states = re.search(r"errors: (\d+)", out), re.search(r"(\d+) states, stored", out)
         assert errors is not None and states is not None, out
         assert "max search depth too small" not in out
         first = re.search(r"^pan:1: (.*)", out, re.MULTILINE)
         return Found(int(errors[1]), int(states[1]), first[1] if first else "")
 
-    shutil.copy(MODELS / f"{model}.pml", at)
-    run("spin", "-a", *(f"-D{name}" for name in defines), f"{model}.pml")
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(one, kinds))
+
+def searches(model: str, defines: list[str], how: str = "") -> list[Search]:
+    """Both of a model that holds; of a mutant the one that finds it, most of which end sooner than a compiler would."""
+    kinds = ["states", "cycles"] if not how else ["cycles" if how == "non-progress cycle" else "states"]
+    speed = ("-O0", "-w18") if how else ("-Og", "-w24")
+    return [Search(model, tuple(defines), kind, *speed) for kind in kinds]
+
+
+Finder = Callable[..., list[Found]]
+
+
+@pytest.fixture(scope="module")
+def found(request: pytest.FixtureRequest) -> Iterator[Finder]:
+    """found(model, defines[, how]): what its searches found. Those of all tests that are to be run are made one after
+    the other, as many at a time as there are cores; a test waits for its own.
+    """
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed, so that the models of the protocols are not searched")
+    # In processes, so that no test sees another's pipes and children.
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("fork")) as pool:
+        made = {}
+        for item in request.session.items:
+            if isinstance(item, pytest.Function) and item.path == request.path and hasattr(item, "callspec"):
+                for one in searches(**item.callspec.params):
+                    made[one] = pool.submit(one.run)
+        yield lambda *case: [made[one].result() for one in searches(*case)]
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize(("model", "defines"), HOLDS, ids=title)
-def test_model_holds(model: str, defines: list[str], tmp_path: Path, proof: Callable[..., None]) -> None:
-    states, cycles = search(model, defines, ["states", "cycles"], tmp_path)
+def test_model_holds(model: str, defines: list[str], found: Finder, proof: Callable[..., None]) -> None:
+    states, cycles = found(model, defines)
     assert states.errors == 0, states.first
     assert cycles.errors == 0, cycles.first
     assert 10_000 < states.states < cycles.states, "a search of next to nothing"
@@ -109,12 +145,11 @@ def test_model_holds(model: str, defines: list[str], tmp_path: Path, proof: Call
 
 
 @pytest.mark.parametrize(("model", "defines", "how"), FAILS, ids=title)
-def test_mutant_fails(model: str, defines: list[str], how: str, tmp_path: Path, proof: Callable[..., None]) -> None:
-    kind = "cycles" if how == "non-progress cycle" else "states"
-    (found,) = search(model, defines, [kind], tmp_path, "-O0")  # most end at once: compiling is what takes time
-    assert found.errors > 0
-    assert how in found.first
-    proof(f"model: {model}, {title(defines)}", states=found.states, **{"fails, as it must:": found.first})
+def test_mutant_fails(model: str, defines: list[str], how: str, found: Finder, proof: Callable[..., None]) -> None:
+    (mutant,) = found(model, defines, how)
+    assert mutant.errors > 0
+    assert how in mutant.first
+    proof(f"model: {model}, {title(defines)}", states=mutant.states, **{"fails, as it must:": mutant.first})
 
 
 def test_every_mutant_of_the_models_is_here() -> None:

@@ -1,0 +1,16 @@
+"""Fresh processes here are forked from a stem: there are hundreds, and an interpreter's start is tested elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from harness import Team
+from stem import Stem
+
+
+@pytest.fixture
+def team(stem: Stem) -> Iterator[Team]:
+    """As everywhere."""
+    with Team(80, stem) as team:
+        yield team
