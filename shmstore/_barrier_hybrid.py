@@ -99,19 +99,20 @@ class HybridBarrier(KeyBarrier):
     def _meet(self, attempt: Attempt) -> int | None:
         """One arrival; None: its epoch was over before anybody here could know."""
         epoch = attempt.epoch = self._begin(attempt)
-        gather = self._desk.arrive(epoch, self._local)
-        if gather is None:
-            if (self._here() or State(0)).epoch <= epoch:
-                raise StoreError(f"{self!r}: its keys in the node were changed by others")
-            return None
-        arrival = Arrival(epoch)
-        told = self._telling(epoch) if gather.mask == self._desk.full else None
         try:
+            gather = self._desk.arrive(epoch, self._local)
+            if gather is None:
+                if (self._here() or State(0)).epoch <= epoch:
+                    raise StoreError(f"{self!r}: its keys in the node were changed by others")
+                return None
+            arrival = Arrival(epoch)
+            told = self._telling(epoch) if gather.mask == self._desk.full else None
             index = self._follow(attempt, arrival, gather, told)
             if index is None and told is not None:  # of an epoch in which nobody counts it
                 self._delete([told[0]])
         except StoreConnectionError as error:
             self._desk.lose(epoch, f"rank {self._rank} (node {self._home.node_rank}): {error}")
+            self._desk.resign(epoch, self._local)
             raise
         except BaseException:
             with suppress(StoreError):  # its own handle may be closed
@@ -126,7 +127,7 @@ class HybridBarrier(KeyBarrier):
             return 0 if attempt.only is None else self._only(attempt.only)
         why = self._desk.lost(state.epoch)
         if why is not None or state.cause is not None or attempt.only not in (None, state.epoch):
-            state = self._look()
+            state = self._since(state.epoch, self._look())
         if attempt.only is not None and attempt.only != state.epoch:
             raise self._not_current(attempt.only, state.epoch)
         if why is not None and state.cause is None and self._desk.lost(state.epoch) is not None:
@@ -380,8 +381,19 @@ class HybridBarrier(KeyBarrier):
             if node == self._home.node_rank:
                 yield here
             else:
-                at, _, mask = (raw or b"-1 0").partition(b" ")
-                yield int(mask, 16) if int(at) == epoch else 0
+                yield self._seen_mask(raw, epoch)
+
+    def _seen_mask(self, raw: bytes | None, epoch: int) -> int:
+        """What a node's leader said of its ranks; it is for people, so that nothing else may follow from it.
+
+        That all have come is none of it: that is said by the node's own key, which is not there.
+        """
+        at, _, bits = (raw or b"").partition(b" ")
+        try:
+            mask = int(bits, 16) if int(at) == epoch else 0
+        except ValueError:
+            return 0
+        return mask if 0 <= mask < self._desk.full else 0
 
     def _states(self, ranks: Sequence[int]) -> list[Missing]:
         size, mine = self._home.local_world_size, self._home.node_rank

@@ -49,9 +49,9 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
-from shmstore._barrier_words import Break
+from shmstore._barrier_words import Break, Kind
 from shmstore._keys import KEY_MAX, key_text
 from shmstore.barrier import Attempt, Barrier, nodes_of, store_home
 from shmstore.errors import DistStoreError, PeerDiedError, StoreError, StoreTimeoutError
@@ -334,8 +334,8 @@ class KeyBarrier(Barrier):
 
     def _parsed(self, raw: bytes | str) -> State:
         try:
-            state = State.of(raw)
-        except (ValueError, TypeError, KeyError) as error:
+            state = State.of(raw if isinstance(raw, str) else bytes(raw))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise StoreError(f"{self!r}: the key {self._base}/state is in use for something else: {raw!r}") from error
         if (state.made_for, state.shape) != (self._first.made_for, self._first.shape):
             ranks = "with ranks" if state.made_for > 0 else "without ranks"
@@ -450,9 +450,25 @@ class KeyBarrier(Barrier):
             state = now
 
 
+PARTS: Final[dict[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("rank", "pid", "arrived", "node"), (int, type(None))),
+    **dict.fromkeys(("kind", "note"), (str,)),
+    **dict.fromkeys(("host", "waiting_on"), (str, type(None))),
+    "elapsed": (int, float, type(None)),
+    "missing": (tuple,),
+}
+
+
 def break_of(record: dict[str, Any] | None) -> Break | None:
-    """What State.text wrote of a Break."""
-    return None if record is None else Break(**{**record, "missing": tuple(record["missing"])})
+    """What State.text wrote of a Break. ValueError, TypeError, KeyError: something else."""
+    if record is None:
+        return None
+    made = Break(**{**record, "missing": tuple(record["missing"])})
+    if not all(type(part) in PARTS[name] for name, part in asdict(made).items()) or made.kind not in get_args(Kind):
+        raise ValueError("no cause of a break")
+    if not all(type(rank) is int for rank in made.missing):
+        raise ValueError("no ranks")
+    return made
 
 
 def _gave_up(error: BaseException, *, ours: bool) -> bool:

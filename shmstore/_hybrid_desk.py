@@ -4,7 +4,7 @@
     hybrid/k/gather   a Gather, as text                                  compare_set only
     hybrid/k/over/e   the bell of epoch e: OVER, LATE, LOST              set by who moved `now` past e, lost the world
     hybrid/k/v/i      what local rank i brought to an exchange           set by it before its bit
-    hybrid/k/data     what all brought                                   set by the leader before `now`
+    hybrid/k/data/i   what node i brought                                set by the leader before `now`
 
 `now` moves before the bell, and a bit is set before `now` is looked at: who comes late sees the one or hears the other.
 """
@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from shmstore.barrier import peers_of_store
-from shmstore.errors import StoreTimeoutError
+from shmstore.errors import StoreError, StoreTimeoutError
 from shmstore.shm import ShmStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shmstore.store import Store
 
 __all__ = ["LATE", "NOBODY", "OVER", "Desk", "Gather", "unwatched"]
@@ -96,7 +98,15 @@ class Desk:
 
     def gather(self) -> Gather | None:
         raw = self._read(f"{self._base}/gather")
-        return None if raw is None else Gather.of(raw)
+        if raw is None:
+            return None
+        try:
+            found = Gather.of(raw)
+            if min(found.epoch, found.mask) >= 0 and found.mask <= self.full and found.leader < self.full.bit_length():
+                return found
+        except ValueError:
+            pass
+        raise StoreError(f"{self._node!r}: the key {self._base}/gather is in use for something else: {raw[:80]!r}")
 
     def _change(self, old: Gather | None, new: Gather) -> bool:
         text = new.text()
@@ -191,11 +201,16 @@ class Desk:
         """What each local rank brought; all have come."""
         return self._node.multi_get([f"{self._base}/v/{i}" for i in range(self.full.bit_length())])
 
-    def keep(self, data: bytes) -> None:
-        self._node.set(f"{self._base}/data", data)
+    def _data(self, nodes: int) -> list[str]:
+        return [f"{self._base}/data/{node}" for node in range(nodes)]
 
-    def kept(self) -> bytes | None:
-        return self._read(f"{self._base}/data")
+    def keep(self, data: Sequence[bytes]) -> None:
+        """What each node brought."""
+        self._node.multi_set(self._data(len(data)), list(data))
+
+    def kept(self, nodes: int) -> list[bytes] | None:
+        keys = self._data(nodes)
+        return self._node.multi_get(keys, 0) if self._node.check(keys) else None
 
 
 def unwatched(node: Store) -> Store:

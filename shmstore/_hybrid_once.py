@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shmstore._barrier_hybrid import HybridBarrier
 from shmstore._barrier_words import NAMED_MAX, Break, named, span_text
 from shmstore._deadline import seconds
-from shmstore._keys import VALUE_MAX
+from shmstore._keys import VALUE_MAX, key_text
 from shmstore.barrier import Attempt
 from shmstore.errors import BarrierTimeoutError, StoreError
 
@@ -63,10 +63,15 @@ class Once(HybridBarrier):
         self._wait(attempt)
         if self._value is None:
             return []
-        data = self._desk.kept()
-        if data is None:
+        blobs = self._desk.kept(self._home.num_nodes)
+        if blobs is None:
             raise StoreError(f"{self!r}: its keys in the node were removed by others")
-        return [value for blob in _parts(data) for value in _parts(blob)]
+        return [value for blob in blobs for value in self._parts(blob)]
+
+    @property
+    def key(self) -> str:
+        """The name that the caller gave."""
+        return key_text(self._raw.rpartition(b"/")[0])
 
     def _begin(self, attempt: Attempt) -> int:  # noqa: ARG002 -- the barrier's
         state = self._here()
@@ -92,13 +97,27 @@ class Once(HybridBarrier):
 
     def _post(self, state: State, before: State | None = None) -> None:
         """See HybridBarrier. Where this node did not decide, its values are still to come, before it is told."""
-        if state.epoch > 0 and self._value is not None and self._desk.kept() is None:
-            self._got(self._at.multi_get(self._nodes(0)))
+        if state.epoch > 0 and self._value is not None and self._desk.kept(self._home.num_nodes) is None:
+            self._got(self._world.values(self._nodes(0)))
         super()._post(state, before)
 
     def _got(self, values: list[bytes]) -> None:
         if values:
-            self._desk.keep(_packed(values))
+            for value in values:
+                self._parts(value)  # before anybody is told
+            self._desk.keep(values)
+
+    def _parts(self, blob: bytes) -> list[bytes]:
+        """The values of a node's ranks."""
+        at, values = 0, []
+        while at + SIZE.size <= len(blob):
+            (size,) = SIZE.unpack_from(blob, at)
+            at += SIZE.size
+            values.append(blob[at : at + size])
+            at += size
+        if at != len(blob) or len(values) != self._home.local_world_size:
+            raise StoreError(f"{self!r}: its keys in the store are in use for something else: {blob[:80]!r}")
+        return values
 
     # -- what ends it -------------------------------------------------------------------------------------------------
 
@@ -125,13 +144,3 @@ class Once(HybridBarrier):
 def _packed(values: Sequence[bytes]) -> bytes:
     """The values as one, each behind its length."""
     return b"".join(piece for value in values for piece in (SIZE.pack(len(value)), value))
-
-
-def _parts(data: bytes) -> list[bytes]:
-    at, values = 0, []
-    while at < len(data):
-        (size,) = SIZE.unpack_from(data, at)
-        at += SIZE.size
-        values.append(data[at : at + size])
-        at += size
-    return values

@@ -22,6 +22,8 @@ from shmstore.tcp.verbs import WireStore
 
 __all__ = ["Told", "World", "world_of"]
 
+PATIENCE_S: Final = 5.0
+
 Told = tuple[str, bytes, str | None]
 """A key to set, its value, and a key to delete."""
 
@@ -49,8 +51,8 @@ class World:
         In this order: who finds the key counts those who set it in, so they have to know that they were in time.
         """
         key, value, gone = told
-        if state is not None and seen(self.store.compare_set(state[0], "", state[1])):
-            return
+        if state is not None:
+            seen(self.store.compare_set(state[0], "", state[1]))
         self.store.set(key, value)
         if gone is not None:
             self.store.delete_key(gone)
@@ -106,7 +108,11 @@ class World:
         """Does it at once."""
         key, old, new, wanted = then
         now = self.store.compare_set(key, old, new)
-        return now, self.store.multi_get(list(wanted)) if wanted and now == new.encode() else []
+        return now, self.values(wanted) if wanted and now == new.encode() else []
+
+    def values(self, keys: Sequence[str]) -> list[bytes]:
+        """Of keys that are there; a store that does not answer has so long."""
+        return self.store.multi_get(list(keys), PATIENCE_S)
 
     def there(self, keys: Sequence[str]) -> list[bool]:
         """Of each key whether it is there."""

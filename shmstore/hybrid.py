@@ -23,7 +23,7 @@ from shmstore._job import Place, place_of
 from shmstore._keys import Key, Value, key_bytes, shown, value_bytes
 from shmstore.barrier import peers_of_store
 from shmstore.prefix import PrefixStore
-from shmstore.shm import ShmStore
+from shmstore.shm import HashStore, ShmStore
 from shmstore.store import Capabilities, Store
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class HybridStore(HalvedStore):
     own, with one deadline. multi_set is all or nothing in each half, the node's first. num_keys and list_keys see the
     node's `node/` keys and all of the world's. Keys of `node` that begin with `hybrid/` are the store's own.
 
+    Of a single node nothing that the ranks do together goes over the wire, and its `Barrier`s lie in its segment: who
+    is on the world alone cannot take part in them.
+
     `barrier` of all ranks, `Barrier`s of all ranks with their ranks, `all_gather`, `broadcast`, and elastic's
     `synchronize` and `barrier` go through the node first: the wire carries messages per node, not per rank.
 
@@ -68,7 +71,7 @@ class HybridStore(HalvedStore):
     def __init__(
         self, node: Store, world: Any, *, node_rank: int, num_nodes: int, local_rank: int, local_world_size: int
     ) -> None:
-        if not isinstance(node, Store) or node._barrier_home(b"k") is None:  # noqa: SLF001 -- Store's hook
+        if not isinstance(_below(node), ShmStore | HashStore):
             raise TypeError(f"node must be a ShmStore, or a HashStore or PrefixStore over one, not {node!r}")
         for what, number, least, limit in (
             ("num_nodes", num_nodes, 1, RANKS_MAX),
@@ -207,7 +210,8 @@ class HybridStore(HalvedStore):
 
         Raises:
             BarrierTimeoutError: `.missing_ranks` has who was missing; an arrival stays. PeerDiedError: a rank died that
-            had not come, on whichever node; for good. StoreConnectionError: the world is lost. ValueError, TypeError.
+            had not come, on whichever node; for good. StoreConnectionError: the world is lost. ValueError: the values
+            of this node are too long together; BrokenBarrierError: those of another rank's node were. TypeError.
         """
         raw, data = key_bytes(key), value_bytes(value)
         if self._half(raw) is self._node:
@@ -339,6 +343,12 @@ def _again(node: Store, world: Store, places: Mapping[str, int], timeout: timede
 
 def _registered(store: Any) -> int | None:
     """The rank that the handle has registered in its segment, or None."""
-    while hasattr(store, "underlying_store"):
-        store = store.underlying_store
+    store = _below(store)
     return store.rank if isinstance(store, ShmStore) else None
+
+
+def _below(store: Any) -> Any:
+    """The store below all prefixes."""
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    return store

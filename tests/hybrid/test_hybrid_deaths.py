@@ -27,6 +27,7 @@ from shmstore import (
 from shmstore import _barrier_hybrid as hybrid
 from shmstore import _hybrid_desk as desk
 from shmstore import _hybrid_world as world
+from shmstore.tcp import connection
 
 PATIENCE_S = 60.0
 SIZE = 2
@@ -34,6 +35,7 @@ RANKS = 4
 
 STEPS = {
     "leader before its first look": (world.WireWorld, "meet", False),
+    "leader, the server having decided for it": (world.WireWorld, "meet", True),
     "leader before it decides": (world.WireWorld, "decide", False),
     "leader after it has decided": (world.WireWorld, "decide", True),
     "leader before the bell": (desk.Desk, "ring", False),
@@ -50,6 +52,8 @@ def stand_still(me: Me, step: str) -> None:
     """From now on this process stops at that step."""
     owner, name, after = {**STEPS, **LAST_STEPS, **ABORT_STEPS}[step]
     whole = getattr(owner, name)
+    if name == "decide":
+        connection.HELD_MAX = 0  # type: ignore[misc]  # as at a server that holds nothing
 
     def stop(*args: Any, **more: Any) -> Any:
         result = whole(*args, **more) if after else None
