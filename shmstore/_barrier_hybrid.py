@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from shmstore._barrier_keys import ROOM, Arrival, KeyBarrier, Known, State
 from shmstore._barrier_words import Break, Missing, peer_text
 from shmstore._deadline import FOREVER
-from shmstore._hybrid_desk import LATE, NOBODY, Desk
+from shmstore._hybrid_desk import NOBODY, Desk
 from shmstore._keys import KEY_MAX, key_text
 from shmstore.barrier import Attempt, nodes_of, peers_of_store, store_home
 from shmstore.errors import StoreConnectionError, StoreError
@@ -151,7 +151,7 @@ class HybridBarrier(KeyBarrier):
             state = self._here()
             if state is not None and (state.epoch > epoch or (state.epoch == epoch and state.cause is not None)):
                 late = state.epoch > epoch and arrival.place(state, self._rank, self._parties) is None
-                if late and attempt.only is None and self._desk.rang(epoch) == LATE:
+                if late and attempt.only is None and self._desk.late(epoch):
                     return None
                 return self._settled(state, arrival)
             lost = self._desk.lost(epoch)

@@ -7,6 +7,7 @@
     hybrid/k/data/i   what node i brought                                set by the leader before `now`
 
 `now` moves before the bell, and a bit is set before `now` is looked at: who comes late sees the one or hears the other.
+Whether an epoch's ranks were late is decided when `now` moves past it; a later epoch begins here only behind its bell.
 """
 
 from __future__ import annotations
@@ -127,6 +128,8 @@ class Desk:
                 return old
             else:
                 new = replace(old, mask=old.mask | bit, leader=local_rank if old.leader == NOBODY else old.leader)
+            if old is not None and old.epoch < epoch and not self._node.check([self._bell(old.epoch)]):
+                self.ring(old)  # whoever moved `now` may not have come to it, and would not find it any more
             if self._change(old, new):
                 if old is not None and old.epoch < epoch and old.before >= 0:
                     self._node.delete_key(self._bell(old.before))
@@ -159,6 +162,16 @@ class Desk:
     def ring(self, gather: Gather) -> None:
         """Wakes those who rest in this epoch: `now` is past it."""
         self._node.set(self._bell(gather.epoch), OVER if gather.sure else LATE)
+
+    def late(self, epoch: int) -> bool:
+        """Of an epoch that `now` is past: whether its ranks here came late, as its bell says or is about to say."""
+        rang = self.rang(epoch)
+        if rang is None:
+            gather = self.gather()
+            if gather is not None and gather.epoch == epoch:
+                return not gather.sure  # which changes no more
+            rang = self.rang(epoch)  # a later epoch has begun here: then it was rung before
+        return rang == LATE
 
     def lose(self, epoch: int, why: str) -> None:
         """Wakes them, as the world cannot be reached; unless `now` went past the epoch before."""
