@@ -16,19 +16,24 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
-_BOOT = "import sys; sys.path[:] = {path!r}; import stem; stem._main({fd})"
+_BOOT = "import sys; sys.path[:] = {path!r}; import stem; stem._main({fd}, {more!r})"
 
 
 class Stem:
-    """The test process's end; `start` is for `harness.Team`."""
+    """The test process's end; `start` is for `harness.Team`.
 
-    def __init__(self) -> None:
+    Args:
+        more: modules that children import, beside those that they all do.
+    """
+
+    def __init__(self, *more: str) -> None:
         self._line, theirs = socket.socketpair()
-        boot = _BOOT.format(path=[str(Path(__file__).parent), *filter(None, sys.path)], fd=theirs.fileno())
+        boot = _BOOT.format(path=[str(Path(__file__).parent), *filter(None, sys.path)], fd=theirs.fileno(), more=more)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", boot],
@@ -66,11 +71,11 @@ def _take_orphans(*, yes: bool) -> None:
 # -- the stem itself --------------------------------------------------------------------------------------------------
 
 
-def _main(fd: int) -> None:
+def _main(fd: int, more: Sequence[str]) -> None:
     """Forks on demand, until the line is closed."""
     import harness
 
-    for module in ("inside", "pytest", "workers"):  # what children import
+    for module in ("inside", "pytest", "workers", *more):  # what children import
         importlib.import_module(module)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the test process; children have a handler again
     gc.collect()

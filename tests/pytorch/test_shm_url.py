@@ -21,13 +21,6 @@ dist: Any = torchs("torch.distributed", "shm:// is a rendezvous of torch's")
 importlib.import_module("shmstore.torch")  # registers shm://
 
 
-@pytest.fixture
-def team() -> Any:
-    """A longer one: each child imports torch."""
-    with Team(80) as team:
-        yield team
-
-
 def _meets(me: Me, url: str, given: bool, world: int) -> list[Any]:
     dist, torch = torchs("torch.distributed"), torchs("torch")
     importlib.import_module("shmstore.torch")
