@@ -76,7 +76,7 @@ struct sst_conn {
     uint32_t tries;         /* of a busy request */
     uint32_t company;       /* not 0: of late a read had several requests in it */
     uint32_t unanswered;    /* 1: something was read since the last answer was sent */
-    uint32_t held; /* 1: the request at the beginning of `in` is a HOLD, and the wait before it is not over */
+    uint32_t held; /* 1: a HOLD is at the beginning of `in`, and its wait not over; or a stop has dropped the wait */
     size_t looked; /* bytes that are in `in`, and still in the socket */
     uint32_t served; /* in this pass; a list of all keys counts as a whole turn */
     uint64_t busy_ns; /* 0: not busy */

@@ -67,6 +67,8 @@ void sst_stream_close(sst_conn *c) {
 void sst_stream_last(sst_conn *c) {
     if (c->state != SST_CONN_ENDED)
         c->state = SST_CONN_LAST;
+    if (c->wait != NULL)
+        c->held = 1; /* a HOLD that is still to come finds no wait, and is not to be done */
     sst_wants_drop(c);
     sst_link_last(&c->server->dirty, &c->dirty); /* sst_stream_flush closes it when nothing is left */
 }

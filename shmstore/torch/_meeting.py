@@ -19,6 +19,9 @@ the others nothing but time.
                                        the `go` of the round before stays: a key that nobody looks at again
     killed after that                  the group's start fails for all, who learn who died from the store
 
+Who gives up looks at what its strike-out found: where the round was formed before that, it is in. A call whose rank has
+made another one since is in no round any more, and says so.
+
 A call waits for the `go` of the round whose number stood there when it was put down: none but that can be its round. Of
 a round that it was in nothing is lost before it looks: the next one needs a call of its rank.
 """
@@ -89,19 +92,31 @@ def meet(store: ShmStore, rank: int, world_size: int, wait_ns: int) -> int:
             return number - 1
         while True:
             left_ns = max(deadline - monotonic_ns(), 0)
+            rang = False
             with suppress(StoreTimeoutError):
                 store.wait([f"{base}/go/{number}"], min(left_ns, SLICE_NS) / 1e9)
+                rang = True
             state = _parsed(store, base, store.compare_set(f"{base}/meeting", b"", b""))
+            if token in state.come.values() and left_ns == 0:  # it gives up; unless the round was formed meanwhile
+                state = _change(store, base, lambda old: old.without(rank, token))
+                if token not in state.formed:
+                    came = {str(rank), *state.come}
+                    missing = [one for one in range(world_size) if str(one) not in came]
+                    raise StoreTimeoutError(
+                        f"Wait timeout: {store!r}: {len(came)} of {world_size} ranks came to init_process_group "
+                        f"within {seconds(wait_ns):.3f} s; missing: {', '.join(map(str, missing)) or 'none alive'}",
+                        elapsed=seconds(wait_ns),
+                        timeout=seconds(wait_ns),
+                    )
             if token in state.formed:
                 return number
-            if left_ns == 0:
-                missing = [one for one in range(world_size) if str(one) not in state.come]
-                raise StoreTimeoutError(
-                    f"Wait timeout: {store!r}: {len(state.come)} of {world_size} ranks came to init_process_group "
-                    f"within {seconds(wait_ns):.3f} s; missing: {', '.join(map(str, missing)) or 'none alive'}",
-                    elapsed=seconds(wait_ns),
-                    timeout=seconds(wait_ns),
+            if token not in state.come.values():
+                raise StoreError(
+                    f"{store!r}: rank {rank} has begun another group of {world_size} meanwhile, which took the place "
+                    "of this call: a rank begins one after the other"
                 )
+            if rang:
+                raise StoreError(f"{store!r}: the key {base}/go/{number} is in use for something else")
     except BaseException:
         with suppress(StoreError):
             _change(store, base, lambda old: old.without(rank, token))
@@ -126,8 +141,9 @@ def _parsed(store: ShmStore, base: str, raw: bytes) -> _State:
         return _State(0, {}, [])
     try:
         number, come, formed = json.loads(raw)
-        if type(number) is int and all(type(call) is str for call in (*come, *come.values(), *formed)):
+        whole = type(come) is dict and type(formed) is list and type(number) is int and 0 <= number < 1 << 63
+        if whole and all(type(call) is str for call in (*come, *come.values(), *formed)):
             return _State(number, come, formed)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         pass
     raise StoreError(f"{store!r}: the key {base}/meeting is in use for something else: {raw[:80]!r}")

@@ -517,6 +517,16 @@ static void held_back(void) {
     until_waiting(0);
     tell(a, get);
     CHECK(got_text(a, won) && !here(t.a, "never set"));
+    /* a key that comes from elsewhere as the wait is taken back: its answer with what was held, or neither */
+    for (int i = 0; i < 200; i++) {
+        tell_both(a, some(SST_OP_WAIT, 1, KEYS("/race")), holding(1, &get));
+        until_waiting(1);
+        tell(a, r_new(SST_OP_CANCEL_WAIT));
+        CHECK_IS(put(t.a, "race", "x"), SST_OK);
+        int cancelled = get_u8(a);
+        CHECK(cancelled || (got_text(a, won) && get_u8(a) == 1));
+        CHECK_IS(drop(t.a, "race"), 1);
+    }
     /* one in the other; what it sets is what the other waits for */
     request inner = some(SST_OP_WAIT, 1, KEYS("/h4")), deep = holding(1, &get), h4 = two(SST_OP_SET, "/h4", "x");
     tell_both(a, some(SST_OP_WAIT, 1, KEYS("/h3")), holding(2, (request[]){inner, deep}));

@@ -13,6 +13,7 @@ from harness import Child, Me, Team
 from kinds import torchs
 
 from shmstore import ShmStore, StoreError
+from shmstore.testing.contract import Later
 
 torchs("torch.distributed", "shm:// is a rendezvous of torch's")
 meeting: Any = importlib.import_module("shmstore.torch._meeting")
@@ -88,9 +89,60 @@ def test_killed_before_each_verb(name: str, team: Team, first: bool) -> None:
     assert verbs == (["compare_set", "wait", "compare_set"] if first else [*["compare_set"] * 2, "set", "delete_key"])
 
 
-@pytest.mark.parametrize("what", ["no", "[1, 2, 3]", '[0, {"0": 1}, []]', "[0, {}, [[]]]", "[0, {}]", "{}", "7"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "no",
+        "[1, 2, 3]",
+        '[0, {"0": 1}, []]',
+        "[0, {}, [[]]]",
+        "[0, {}]",
+        "{}",
+        "7",
+        "[-5, {}, []]",
+        '[0, {}, "abc"]',
+        "[" * 100_000,
+    ],
+)
 def test_what_others_put_under_its_key(name: str, what: str) -> None:
     with ShmStore(name, rank=0) as store:
         store.set("shm/1/meeting", what)
         with pytest.raises(StoreError, match="shm/1/meeting is in use for something else"):
             meeting.meet(store, 0, 1, MINUTE)
+
+
+def test_who_gives_up_as_the_round_is_formed_is_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other comes between its last look and its giving up."""
+    with ShmStore(name, rank=0) as store, ShmStore(name, rank=1) as other:
+        look = meeting._parsed
+        met: list[int] = []
+
+        def slow(*args: Any) -> Any:
+            state = look(*args)
+            if not met and args[0] is store and state.come:
+                met.append(meeting.meet(other, 1, 2, MINUTE))
+            return state
+
+        monkeypatch.setattr(meeting, "_parsed", slow)
+        assert meeting.meet(store, 0, 2, 0) == 0
+        assert met == [0]
+
+
+def test_a_call_that_was_replaced_says_so(name: str) -> None:
+    with ShmStore(name, rank=0) as store:
+        first = Later(meeting.meet, store, 0, 2, MINUTE)
+        inside.until(lambda: store.check(["shm/2/meeting"]))
+        second = Later(meeting.meet, store.clone(), 0, 2, MINUTE)
+        with ShmStore(name, rank=1) as other:
+            inside.until(lambda: len(inside.waits(store)) == 2)
+            assert meeting.meet(other, 1, 2, MINUTE) == 0
+            assert second.result() == 0
+            with pytest.raises(StoreError, match="rank 0 has begun another group of 2 meanwhile"):
+                first.result()
+
+
+def test_a_go_of_a_stranger_is_an_error(name: str) -> None:
+    with ShmStore(name, rank=0) as store:
+        store.set("shm/2/go/0", "x")
+        with pytest.raises(StoreError, match="shm/2/go/0 is in use for something else"):
+            meeting.meet(store, 0, 2, MINUTE)
