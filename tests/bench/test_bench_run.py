@@ -251,7 +251,14 @@ def test_the_aims_of_the_wire() -> None:
 needs_torch = pytest.mark.skipif(Group("env").missing() is not None, reason="no torch")
 
 
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes stay on the memory that they share with this one: here it is not their time that counts."""
+    monkeypatch.setattr("bench.groups.make_own", lambda: None)
+
+
 @needs_torch
+@pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize("way", ["env", "agent", "shm", "file"])
 def test_a_group_of_new_processes_in_each_round(way: str) -> None:
     (session,) = SCENARIOS["group"].sessions(TINY)
@@ -266,6 +273,7 @@ def test_a_group_of_new_processes_in_each_round(way: str) -> None:
 
 
 @needs_torch
+@pytest.mark.usefixtures("shared")
 def test_jobs_that_get_into_each_others_way_are_counted() -> None:
     (session,) = SCENARIOS["jobs"].sessions(TINY)
     params = {"jobs": 2, "processes": 4, "limit_s": 1}
