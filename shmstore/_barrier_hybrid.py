@@ -111,8 +111,9 @@ class HybridBarrier(KeyBarrier):
             if index is None and told is not None:  # of an epoch in which nobody counts it
                 self._delete([told[0]])
         except StoreConnectionError as error:
-            self._desk.lose(epoch, f"rank {self._rank} (node {self._home.node_rank}): {error}")
-            self._desk.resign(epoch, self._local)
+            with suppress(StoreError):
+                self._desk.lose(epoch, f"rank {self._rank} (node {self._home.node_rank}): {error}")
+                self._desk.resign(epoch, self._local)
             raise
         except BaseException:
             with suppress(StoreError):  # its own handle may be closed

@@ -79,5 +79,5 @@ class HybridStoreBarrier(StoreBarrier, Closing):
         return self._store
 
     def close(self) -> None:
-        """Leaves; rank 0 when all other nodes have closed, after 5 s at most. Idempotent."""
+        """Leaves; rank 0 when all others have closed, after 5 s at most. Idempotent."""
         self._store.close()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from shmstore.store import Store
 
-__all__ = ["LATE", "NOBODY", "OVER", "Desk", "Gather", "unwatched"]
+__all__ = ["NOBODY", "Desk", "Gather", "unwatched"]
 
 OVER: Final = b"over"
 """The bell: look at `now`."""

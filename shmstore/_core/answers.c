@@ -335,9 +335,8 @@ static int answer_hold(sst_conn *c, const char *p) {
     c->held = behind == 0;
     if (c->held)
         return SST_ENOBUFS;
-    c->done =
-        1; /* none of it; and not the wait's answer between here and CANCEL_WAIT's, with which it would have come */
-    sst_wants_drop(c);
+    c->done = 1; /* none of it */
+    sst_wants_drop(c); /* a scan before the CANCEL_WAIT would answer the wait without it */
     return in->at[in->begin + size] == SST_OP_CANCEL_WAIT ? SST_OK : SST_EINVAL;
 }
 

@@ -200,7 +200,7 @@ class Line:
         except TimeoutError as error:
             if error.errno is not None:  # not the deadline: the system gave the connection up
                 raise
-            released = self._taken_back(asked[0])
+            released, _ = self._taken_back(asked[0])
         self._whole()
         return released
 
@@ -231,7 +231,7 @@ class Line:
         patience = monotonic_ns() + PATIENCE_NS
         self._send(b"".join([encode(op, *fields) for op, fields in (*first, asked, *hold)]), patience)
         over = seen(self._answers(first, patience))
-        released, answers = False, None
+        released = False
         while not released:
             until = min(deadline, monotonic_ns() + LOOK_NS)
             try:
@@ -242,32 +242,29 @@ class Line:
                 over = over or until == deadline or look()
                 if over:
                     break
-        patience = monotonic_ns() + PATIENCE_NS
-        if not released:
-            self._send(encode(Op.CANCEL_WAIT), patience)
-            released = late = self._signal(Op.WAIT, patience) == Signal.STOP_WAITING
+        behind = then if hold else ()
+        answers: list[Any] | None
+        if released:
+            answers = self._answers(behind, monotonic_ns() + PATIENCE_NS)
         else:
-            late = False
-        if released and hold:
-            answers = self._answers(then, patience)
-        if late:
-            self._signal(Op.CANCEL_WAIT, patience)
+            released, answers = self._taken_back(asked[0], behind)
         self._whole()
-        return released, answers
+        return released, answers if hold else None
 
     def _released(self, op: Op, deadline: int) -> bool:
         if self._signal(op, deadline) != Signal.STOP_WAITING:
             raise FrameError("a wait was answered as taken back, and it was not")
         return True
 
-    def _taken_back(self, op: Op) -> bool:
-        """Ends a wait; True when it was released just before."""
+    def _taken_back(self, op: Op, then: Sequence[Asked] = ()) -> tuple[bool, list[Any] | None]:
+        """Ends a wait; True when it was released just before, with the answers to what it held back."""
         patience = monotonic_ns() + PATIENCE_NS
         self._send(encode(Op.CANCEL_WAIT), patience)
-        released = self._signal(op, patience) == Signal.STOP_WAITING
-        if released:
-            self._signal(Op.CANCEL_WAIT, patience)
-        return released
+        if self._signal(op, patience) != Signal.STOP_WAITING:
+            return False, None
+        answers = self._answers(then, patience)
+        self._signal(Op.CANCEL_WAIT, patience)
+        return True, answers
 
     def _signal(self, op: Op, deadline: int) -> int:
         parser = reply_parser(op)

@@ -256,9 +256,9 @@ def fails(me: Any) -> None:
 # -- hybrid stores ----------------------------------------------------------------------------------------------------
 
 
-def hybrid(rank: Rank, address: Address) -> HybridStore:
-    node = ShmStore("node", rank=rank.local, timeout=20)
-    world = TCPStore(*address, timeout=20)
+def hybrid(rank: Rank, address: Address, timeout: float = 20.0) -> HybridStore:
+    node = ShmStore("node", rank=rank.local, timeout=timeout)
+    world = TCPStore(*address, timeout=timeout)
     return HybridStore(
         node,
         world,

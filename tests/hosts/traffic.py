@@ -38,11 +38,12 @@ sys.path.insert(1, str(Path(__file__).parents[1]))  # harness
 sys.path.insert(2, str(Path(__file__).parents[2]))  # bench
 
 import namespaces
+import residents
 from cluster import Address, Cluster, Process, Rank, Relay
 
 import shmstore
 from bench.hogs import hogs
-from shmstore import HybridStore, ShmStore, TCPStore, elastic
+from shmstore import TCPStore, elastic
 
 PATIENCE_S: Final = 60.0
 QUIET_S: Final = 0.02
@@ -57,17 +58,7 @@ def flat(stack: ExitStack, rank: Rank, address: Address) -> Any:
 
 def hybrid(stack: ExitStack, rank: Rank, address: Address) -> Any:
     """Memory inside the node, the server across nodes."""
-    node = stack.enter_context(ShmStore("traffic", rank=rank.local, timeout=PATIENCE_S))
-    world = stack.enter_context(TCPStore(*address, timeout=PATIENCE_S))
-    made = HybridStore(
-        node,
-        world,
-        node_rank=rank.node,
-        num_nodes=rank.nodes,
-        local_rank=rank.local,
-        local_world_size=rank.per_node,
-    )
-    return stack.enter_context(made)
+    return stack.enter_context(residents.hybrid(rank, address, PATIENCE_S))
 
 
 STORES: Final[dict[str, Callable[[ExitStack, Rank, Address], Any]]] = {"flat": flat, "hybrid": hybrid}
