@@ -296,7 +296,7 @@ def test_a_wait_that_is_released_as_it_is_taken_back(fake: Fake, store: TCPStore
         return NotImplemented
 
     fake.on = on
-    assert store.get("k", 0.02) == b"just in time"
+    assert store.get("k", 0.5) == b"just in time"
     assert fake.keys[b"/k"] == b"just in time"
     assert len(fake.peers) == 1
 
@@ -363,7 +363,7 @@ def test_what_was_held_was_done_as_the_wait_was_taken_back(fake: Fake) -> None:
 
     fake.on = on
     with TCPStore("127.0.0.1", fake.port, timeout=10) as store:
-        assert _meet(store, 0.02) == (True, [b"over", [b"x", b"y"]])
+        assert _meet(store, 0.5) == (True, [b"over", [b"x", b"y"]])
         assert fake.asked(Op.HOLD) == [0]
         assert store.add("n", 1) == 2, "the connection is whole"
         assert len(fake.peers) == 1
