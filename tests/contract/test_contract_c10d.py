@@ -127,7 +127,7 @@ class TestThroughTorch(StoreContract):
         lambda store, key: store.multi_set([key], [b""]),
     )
 
-    @pytest.mark.parametrize("key", [1, None, 1.5, memoryview(b"k"), ["k"]], ids=repr)
+    @pytest.mark.parametrize("key", [1, None, 1.5, memoryview(b"k"), ["k"]])
     def test_what_is_no_key_is_a_type_error(self, store: Store, key: Any) -> None:
         for call in self.FORWARDED:
             with pytest.raises(TypeError):

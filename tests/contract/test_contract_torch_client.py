@@ -67,7 +67,7 @@ def lost(store: Store, call: Callable[[], Any]) -> None:
 class Otherwise(Wired):
     """What torch's client does otherwise than the contract says, at any server."""
 
-    @pytest.mark.parametrize("key", [1, None, 1.5, memoryview(b"k"), ["k"]], ids=repr)
+    @pytest.mark.parametrize("key", [1, None, 1.5, memoryview(b"k"), ["k"]])
     def test_wrong_key_types(self, store: Store, key: Any) -> None:
         for call in StoreContract()._calls_with_key(store, key):
             with pytest.raises(TypeError):

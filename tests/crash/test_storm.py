@@ -232,7 +232,9 @@ def test_what_nobody_made() -> None:
     assert "nobody made it" in History().says({"stranger": b""})
 
 
-@pytest.mark.parametrize("cut", [len, lambda text: len(text) - 1, lambda text: text.rindex(b"D") + 3], ids=str)
+@pytest.mark.parametrize(
+    "cut", [len, lambda text: len(text) - 1, lambda text: text.rindex(b"D") + 3], ids=["whole", "a byte", "a record"]
+)
 def test_a_journal_cut_short(tmp_path: Path, cut: Callable[[bytes], int]) -> None:
     text = b"B 1 100 add n/0 1\nD 1 110 1\nB 2 120 mset s/1,s/2 -\nD 2 130 1\n"
     (tmp_path / "7").write_bytes(text[: cut(text)])

@@ -392,7 +392,9 @@ def test_a_wait_that_is_not_even_taken_back_is_a_timeout(
         lambda limit: store.barrier("gone", 2, limit),
     ):
         before, limit = len(fake.asked(Op.CANCEL_WAIT)), 0.01
-        while len(fake.asked(Op.CANCEL_WAIT)) == before:  # on a loaded machine a call's time ends before its wait begins
+        while (
+            len(fake.asked(Op.CANCEL_WAIT)) == before
+        ):  # on a loaded machine a call's time ends before its wait begins
             limit *= 2
             with pytest.raises(StoreTimeoutError, match="gone"):
                 call(limit)

@@ -34,7 +34,6 @@ class KeyContract(Contract):
     @pytest.mark.parametrize(
         "value",
         [b"", b"\0", b"a\0b\0", b"x", bytes(range(256)), "text", "grün €", "", bytearray(b"ba"), memoryview(b"mv")],
-        ids=repr,
     )
     def test_set_keeps_any_value(self, store: Store, value: Any) -> None:
         assert store.set("k", value) is None
