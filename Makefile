@@ -99,8 +99,9 @@ test-core-%: $(VENV)/stamp-tools
 	$(call c_build,$*,$(SANITIZERS_$*))
 	$(BIN)/ctest --test-dir build/core-$* --output-on-failure --parallel $(WAITERS)
 
+# One process a core, each with tests of its own; more of them than four gain little.
 test-py: $(VENV)/stamp-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 
 # -- the long form: a part that fails keeps no other from being run ---------------------------------------------------
 proofs: $(VENV)/stamp-test

@@ -1,8 +1,12 @@
-"""What every test gets: the helpers on the path, a time limit, and a check that nothing was left behind."""
+"""What every test gets: the helpers on the path, a time limit, and a check that nothing was left behind.
+
+With `--numprocesses` (pytest-xdist) each process that runs tests has a /dev/shm of its own, where it may mount one.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import re
@@ -12,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +34,8 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 SHM = Path("/dev/shm")
 LIMIT_S = 90
 SLOW_S = 0.02
+CLONE_NEWNS = 0x00020000
+MS_REC_PRIVATE = 0x4000 | 0x40000
 RECORDS = pytest.StashKey[list[proofs.Record]]()
 OUTCOME = pytest.StashKey[tuple[str, str]]()  # of a test: what became of it so far, and why
 
@@ -37,6 +44,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaks: the test may leave things behind (say why)")
     config.addinivalue_line("markers", "shows(row): passed, the test is a case of that row of the table (proofs.py)")
     config.stash[RECORDS] = []
+    if hasattr(config, "workerinput"):
+        own_shm()
+
+
+def own_shm() -> None:
+    """From here on this thread and all that it starts see a /dev/shm that other tests are not in.
+
+    Without the rights for it they share one, as other programs do: no test counts on being alone there.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_REC_PRIVATE, None):
+        return
+    if libc.mount(b"tmpfs", bytes(SHM), b"tmpfs", 0, b"mode=1777"):
+        raise OSError(ctypes.get_errno(), f"mount at {SHM}: {os.strerror(ctypes.get_errno())}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -194,6 +215,19 @@ def proof(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     yield proof
     if OUTCOME not in request.node.stash:
         assert shown, "it took `proof`, passed and showed nothing: let it call proof(...) with what it found"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["records"] = [one.line() for one in session.config.stash[RECORDS]]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """The records of one of several processes, to the one that speaks for all of them."""
+    lines = getattr(node, "workeroutput", {}).get("records", [])
+    node.config.stash[RECORDS] += map(proofs.Record.of, lines)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

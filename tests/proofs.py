@@ -148,6 +148,12 @@ class Record(NamedTuple):
             raise ValueError(f"a record is one line, with tabs between its fields only: {text!r}")
         return text + "\n"
 
+    @staticmethod
+    def of(line: str) -> Record:
+        """What `line` made."""
+        state, what, *rest = line.rstrip("\n").split("\t")
+        return Record(state, what, dict(field.split("=", 1) for field in rest))
+
 
 def record(state: str, what: str, **figures: object) -> Record:
     """Appends a line to the file of this process, where a directory is named."""
@@ -173,9 +179,7 @@ def read(directory: Path) -> list[Record]:
     """All records that lie there."""
     found = []
     for path in sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            state, what, *rest = line.split("\t")
-            found.append(Record(state, what, dict(field.split("=", 1) for field in rest)))
+        found += map(Record.of, path.read_text(encoding="utf-8").splitlines())
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from shmstore.barrier import Attempt
 from shmstore.testing.contract import in_threads
 
 SECONDS = 12 if proofs.LONG else 2
+FEW = 5
+"""So many epochs are passed, and so many broken, or it would show little: on a loaded machine it goes on for them."""
 SEEDS = range(8, 16) if proofs.LONG else [8]
 
 
@@ -54,12 +57,16 @@ def test_no_epoch_is_passed_for_one_and_broken_for_another(
 
     monkeypatch.setattr(HybridBarrier, "_meet", noted)
     barriers = [Barrier(cluster.open(rank, 4), "b", 4, rank) for rank in range(4)]
-    end = time.monotonic() + SECONDS
+    end, done = time.monotonic() + SECONDS, threading.Event()
+    left: list[int] = []
 
     def party(rank: int) -> None:
         dice = random.Random(f"{seed} {rank}")
         barrier = barriers[rank]
-        while time.monotonic() < end:
+        while not done.is_set():
+            if rank == 0 and time.monotonic() > end and min(len(passed), len(broken)) > FEW:
+                done.set()
+                break
             try:
                 if dice.random() < 0.02:
                     barrier.abort()
@@ -69,7 +76,10 @@ def test_no_epoch_is_passed_for_one_and_broken_for_another(
                 assert error.epoch is not None
                 broken[error.epoch].add(rank)
                 barrier.reset()
-        barrier.abort()
+        left.append(rank)
+        while len(left) < 4:  # who has just reset it waits for all of them
+            barrier.abort()
+            time.sleep(0.01)
 
     in_threads(4, party)
     both = {epoch: (passed[epoch], broken[epoch]) for epoch in passed.keys() & broken.keys()}
@@ -78,4 +88,4 @@ def test_no_epoch_is_passed_for_one_and_broken_for_another(
     )
     partly = [epoch for epoch, ranks in passed.items() if ranks != {0, 1, 2, 3}]
     assert partly == [], "passed for some only"
-    assert len(passed) > 5 and len(broken) > 5
+    assert min(len(passed), len(broken)) > FEW
