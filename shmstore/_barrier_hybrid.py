@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from shmstore._barrier_keys import ROOM, Arrival, KeyBarrier, Known, State
 from shmstore._barrier_words import Break, Missing, peer_text
 from shmstore._deadline import FOREVER
-from shmstore._hybrid_desk import NOBODY, Desk
+from shmstore._hybrid_desk import NOBODY, OVER, Desk, lost_of, state_of
 from shmstore._keys import KEY_MAX, key_text
 from shmstore.barrier import Attempt, nodes_of, peers_of_store, store_home
 from shmstore.errors import StoreConnectionError, StoreError
@@ -148,14 +148,13 @@ class HybridBarrier(KeyBarrier):
     def _follow(self, attempt: Attempt, arrival: Arrival, gather: Gather, told: Told | None) -> int | None:
         """Until the epoch is over: leads where it is this rank's turn, and rests otherwise."""
         epoch, led = arrival.epoch, False
+        state, lost = self._here(), self._desk.lost(epoch)
         while True:
-            state = self._here()
             if state is not None and (state.epoch > epoch or (state.epoch == epoch and state.cause is not None)):
                 late = state.epoch > epoch and arrival.place(state, self._rank, self._parties) is None
                 if late and attempt.only is None and self._desk.late(epoch):
                     return None
                 return self._settled(state, arrival)
-            lost = self._desk.lost(epoch)
             if lost is not None:
                 attempt.epoch = None  # there is nobody to tell
                 raise StoreConnectionError(f"barrier {self.key!r}: the world is lost to this node: {lost}")
@@ -164,23 +163,43 @@ class HybridBarrier(KeyBarrier):
                 unsure = None if gather.sure else self._state_key()
                 self._world.tell(told, unsure, lambda raw: _age(self._seen(epoch, raw)) > (epoch, False))
                 told = None
+            rang, over = None, False
             if attempt.left_ns() == 0:
                 state = self._since(epoch, self._look())
                 if _age(state) == (epoch, False):
                     self._late(attempt, state)
             elif leads:
-                over = self._lead(attempt, epoch, state or self._first, told, again=led)
+                over, passed = self._lead(attempt, epoch, state or self._first, told, again=led)
                 told, led = None, True
-                if over:
-                    continue
+                if passed:
+                    return self._rank
             else:
-                self._foresee(state or self._first, epoch)
-                if self._desk.rest(epoch, min(attempt.left_ns(), REST_NS)):
-                    continue
-            gather = self._around(epoch) or gather
+                foreseen = self._foresee(state or self._first, epoch)
+                rang = self._desk.rest(epoch, min(attempt.left_ns(), REST_NS))
+                if rang == foreseen:  # as a rule, and all that follows would say the same
+                    return self._rank
+            if rang is not None:
+                state, lost = self._heard(epoch, rang)
+                continue
+            if over:
+                state = self._here()
+            else:
+                gather = self._around(epoch) or gather
+                state, lost = self._here(), self._desk.lost(epoch)
 
-    def _lead(self, attempt: Attempt, epoch: int, known: State, told: Told | None, *, again: bool) -> bool:
-        """One slice in the world, and the decision when all nodes have come; True then. `known`: the state, maybe."""
+    def _heard(self, epoch: int, rang: bytes) -> tuple[State | None, str | None]:
+        """What a bell says: a state behind the epoch, or why the world cannot be reached."""
+        raw, lost = state_of(rang), lost_of(rang)
+        state = None if raw is None else self._parsed(raw)
+        if lost is None and (state is None or _age(state) <= (epoch, False)):
+            raise StoreError(f"{self!r}: its keys in the node were changed by others: {rang[:80]!r}")
+        return state, lost
+
+    def _lead(self, attempt: Attempt, epoch: int, known: State, told: Told | None, *, again: bool) -> tuple[bool, bool]:
+        """One slice in the world, and the decision when all nodes have come. `known`: what the node knows.
+
+        Whether they have: the state says what came of it. And whether that is known to be what was foreseen.
+        """
         desk, seen_mask = self._desk, 0
 
         def look() -> bool:
@@ -205,9 +224,24 @@ class HybridBarrier(KeyBarrier):
         deadline = min(monotonic_ns() + min(attempt.left_ns(), SLICE_NS), FOREVER)
         nodes, then = self._nodes(epoch), self._decision(known)
         met, decided = self._world.meet(told, self._state_key(), nodes, then, deadline, seen, look)
-        if met and _age(found[0]) == (epoch, False):
-            self._pass(found[0], decided if found[0] == known else None)
-        return met
+        if not met or _age(found[0]) != (epoch, False):
+            return met, False
+        state = found[0]
+        if state is not known and state != known:
+            decided = None
+        elif decided is not None and decided[0] == then[2].encode() and self._passed(epoch, then, decided[1]):
+            return True, True
+        self._pass(state, decided)
+        return True, False
+
+    def _passed(self, epoch: int, then: Decision, values: list[bytes]) -> bool:
+        """`_pass` in the fewest steps, where all went as foreseen; False: the node did not know what it should have."""
+        _, old, new, _ = then
+        self._got(values)
+        told = self._desk.move(old.encode(), new) == new.encode()
+        if told:
+            self._desk.ring(epoch, new.encode(), sure=True)
+        return told
 
     def _seen(self, epoch: int, raw: bytes) -> State:
         """The state as this rank finds it in the world."""
@@ -217,10 +251,13 @@ class HybridBarrier(KeyBarrier):
         self._post(state)
         return state
 
-    def _foresee(self, state: State, epoch: int) -> None:
-        """Before a rank waits: makes the text of the state that it waits for, so that this takes no time then."""
-        if _age(state) == (epoch, False):
-            State.of(state.passed().text().encode())
+    def _foresee(self, state: State, epoch: int) -> bytes:
+        """Before a rank waits: what the bell says when all have come. All that takes time of it is made now."""
+        if _age(state) != (epoch, False):
+            return b""
+        raw = state.passed().text().encode()
+        State.of(raw)
+        return OVER + raw
 
     def _around(self, epoch: int) -> Gather | None:
         """Looks who lives: breaks the epoch for one who cannot come, and takes the place of a leader that is gone."""
@@ -306,7 +343,7 @@ class HybridBarrier(KeyBarrier):
             raw = now if now != raw else None  # c10d's answer where the key is missing
         gather = self._desk.gather()
         if gather is not None and _age(state) > (gather.epoch, False):
-            self._desk.ring(gather)
+            self._desk.ring(gather.epoch, state.text().encode(), sure=gather.sure)
 
     def _decision(self, state: State) -> Decision:
         """That its epoch is over: all have come."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from shmstore import errors, segment
 from shmstore._deadline import FOREVER, Timeout, as_timedelta, deadline_after, seconds, span_ns
 from shmstore._keys import key_text, shown
-from shmstore._native import door, ffi, lib
+from shmstore._native import door, door_get, ffi, lib
 from shmstore.store import Store
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class Wait:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave()
+        if self.cookie[0]:
+            self.leave()
 
     def leave(self) -> None:
         """Gives the waiter slot back; a waiter that goes on to another key takes a new one."""
@@ -261,9 +262,10 @@ class Handle(Store):
     def _get(self, wait: Wait, raw: bytes, wanted: list[bytes]) -> bytes:
         """The key's value when it comes; `wanted` are the keys an error is to look for."""
         while True:
-            value = self._read("get", raw, wait)
+            value = door_get(self._door, raw)
+            if value is None:
+                value = self._read("get", raw, wait)
             if value is not None:
-                wait.leave()
                 return value
             if self._park(wait, raw, lib.SST_KEY_ONLY) == TIMED_OUT:
                 missing = self._missing(wanted, wait, lib.SST_KEY_ONLY)

@@ -2,19 +2,19 @@
 
     hybrid/k/now      the last state of the world that the node knows    moves forward only
     hybrid/k/gather   a Gather, as text                                  compare_set only
-    hybrid/k/over/e   the bell of epoch e: OVER, LATE, LOST              set by who moved `now` past e, lost the world
+    hybrid/k/over/e   the bell of epoch e: OVER, LATE, LOST, and what    set by who moved `now` past e, lost the world
     hybrid/k/v/i      what local rank i brought to an exchange           set by it before its bit
     hybrid/k/data/i   what node i brought                                set by the leader before `now`
 
 `now` moves before the bell, and a bit is set before `now` is looked at: who comes late sees the one or hears the other.
+The bell says the state, too: who is woken by it looks at nothing else.
 Whether an epoch's ranks were late is decided when `now` moves past it; a later epoch begins here only behind its bell.
 """
 
+# ruff: noqa: SLF001 -- Store's hooks are for just this
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shmstore.barrier import peers_of_store
 from shmstore.errors import StoreError, StoreTimeoutError
@@ -25,20 +25,19 @@ if TYPE_CHECKING:
 
     from shmstore.store import Store
 
-__all__ = ["NOBODY", "Desk", "Gather", "unwatched"]
+__all__ = ["NOBODY", "OVER", "Desk", "Gather", "lost_of", "state_of", "unwatched"]
 
-OVER: Final = b"over"
-"""The bell: look at `now`."""
-LATE: Final = b"late"
-"""The same; and the epoch was over before the node's leader had first looked, so that all who rest here came late."""
+OVER: Final = b"over "
+"""The bell: the epoch is over, or broken; the state follows."""
+LATE: Final = b"late "
+"""The same; and it was so before the node's leader had first looked, so that all who rest here came late."""
 NOBODY: Final = -1
 """The leader where the one that was has given up."""
 LOST: Final = b"lost "
 """The bell: a rank of the node cannot reach the world; why follows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gather:
+class Gather(NamedTuple):
     """The node's arrivals in one epoch.
 
     Attributes:
@@ -82,23 +81,16 @@ class Desk:
 
     def now(self) -> bytes | None:
         """The last state that the node knows, as the world has it."""
-        return self._read(f"{self._base}/now")
+        return self._node._peek(f"{self._base}/now")
 
     def move(self, old: bytes | None, new: str) -> bytes:
         """Puts `new` for `old`; what stands there then."""
         return self._node.compare_set(f"{self._base}/now", old or b"", new)
 
-    def _read(self, key: str) -> bytes | None:
-        """A key's value; None where it is missing."""
-        if self._node.check([key]):
-            with suppress(StoreTimeoutError):  # deleted just now
-                return self._node.get(key, 0)
-        return None
-
     # -- arrivals -----------------------------------------------------------------------------------------------------
 
     def gather(self) -> Gather | None:
-        raw = self._read(f"{self._base}/gather")
+        raw = self._node._peek(f"{self._base}/gather")
         if raw is None:
             return None
         try:
@@ -127,9 +119,10 @@ class Desk:
             elif old.mask & bit and old.leader != NOBODY:
                 return old
             else:
-                new = replace(old, mask=old.mask | bit, leader=local_rank if old.leader == NOBODY else old.leader)
+                new = old._replace(mask=old.mask | bit, leader=local_rank if old.leader == NOBODY else old.leader)
             if old is not None and old.epoch < epoch and not self._node.check([self._bell(old.epoch)]):
-                self.ring(old)  # whoever moved `now` may not have come to it, and would not find it any more
+                # Whoever moved `now` may not have come to it, and would not find it any more.
+                self.ring(old.epoch, self.now() or b"", sure=old.sure)
             if self._change(old, new):
                 if old is not None and old.epoch < epoch and old.before >= 0:
                     self._node.delete_key(self._bell(old.before))
@@ -139,29 +132,29 @@ class Desk:
         """Who has come to this epoch so far counts as having been there before it ended."""
         while True:
             old = self.gather()
-            if old is None or old.epoch != epoch or old.sure or self._change(old, replace(old, sure=True)):
+            if old is None or old.epoch != epoch or old.sure or self._change(old, old._replace(sure=True)):
                 return
 
     def resign(self, epoch: int, local_rank: int) -> None:
         """The rank gives up and leads no more, if it did: the next one to look does."""
         old = self.gather()
         while old is not None and (old.epoch, old.leader) == (epoch, local_rank):
-            if self._change(old, replace(old, leader=NOBODY)):
+            if self._change(old, old._replace(leader=NOBODY)):
                 return
             old = self.gather()
 
     def take_over(self, old: Gather, local_rank: int) -> None:
         """Puts this rank in the place of a leader that is gone, unless another was faster."""
-        self._change(old, replace(old, leader=local_rank))
+        self._change(old, old._replace(leader=local_rank))
 
     # -- the bell -----------------------------------------------------------------------------------------------------
 
     def _bell(self, epoch: int) -> str:
         return f"{self._base}/over/{epoch}"
 
-    def ring(self, gather: Gather) -> None:
-        """Wakes those who rest in this epoch: `now` is past it."""
-        self._node.set(self._bell(gather.epoch), OVER if gather.sure else LATE)
+    def ring(self, epoch: int, state: bytes, *, sure: bool) -> None:
+        """Wakes those who rest in this epoch: `now` is past it, as this state is."""
+        self._node.set(self._bell(epoch), (OVER if sure else LATE) + state)
 
     def late(self, epoch: int) -> bool:
         """Of an epoch that `now` is past: whether its ranks here came late, as its bell says or is about to say."""
@@ -171,7 +164,7 @@ class Desk:
             if gather is not None and gather.epoch == epoch:
                 return not gather.sure  # which changes no more
             rang = self.rang(epoch)  # a later epoch has begun here: then it was rung before
-        return rang == LATE
+        return rang is not None and rang.startswith(LATE)
 
     def lose(self, epoch: int, why: str) -> None:
         """Wakes them, as the world cannot be reached; unless `now` went past the epoch before."""
@@ -179,23 +172,21 @@ class Desk:
 
     def rang(self, epoch: int) -> bytes | None:
         """What the bell said, or None."""
-        return self._read(self._bell(epoch))
+        return self._node._peek(self._bell(epoch))
 
     def lost(self, epoch: int) -> str | None:
         """Why the world cannot be reached, where the bell said so."""
-        rang = self.rang(epoch)
-        return rang[len(LOST) :].decode("utf-8", "replace") if rang is not None and rang.startswith(LOST) else None
+        return lost_of(self.rang(epoch))
 
     def unlose(self, epoch: int) -> None:
         self._node.delete_key(self._bell(epoch))
 
-    def rest(self, epoch: int, ns: int) -> bool:
-        """Parks until the bell rings, or for that long; False for the latter."""
+    def rest(self, epoch: int, ns: int) -> bytes | None:
+        """Parks until the bell rings, or for that long; what it says, None for the latter."""
         try:
-            self._node.wait([self._bell(epoch)], ns / 1e9)
+            return self._node.get(self._bell(epoch), ns / 1e9)
         except StoreTimeoutError:
-            return False
-        return True
+            return None
 
     # -- who lives ----------------------------------------------------------------------------------------------------
 
@@ -226,6 +217,16 @@ class Desk:
         return self._node.multi_get(keys, 0) if self._node.check(keys) else None
 
 
+def lost_of(rang: bytes | None) -> str | None:
+    """Why the world cannot be reached, where a bell says so."""
+    return rang[len(LOST) :].decode("utf-8", "replace") if rang is not None and rang.startswith(LOST) else None
+
+
+def state_of(rang: bytes) -> bytes | None:
+    """The state that a bell tells of, where it does."""
+    return rang[len(OVER) :] if rang.startswith((OVER, LATE)) else None
+
+
 def unwatched(node: Store) -> Store:
     """A handle whose waits end at no death: it is the meeting that says what a death means."""
     made = node.clone()
@@ -233,5 +234,5 @@ def unwatched(node: Store) -> Store:
     while hasattr(below, "underlying_store"):
         below = below.underlying_store
     if isinstance(below, ShmStore):
-        below._watch = False  # noqa: SLF001 -- a handle of our own
+        below._watch = False  # a handle of our own
     return made

@@ -17,7 +17,7 @@ from shmstore.errors import StoreTimeoutError
 from shmstore.prefix import PrefixStore
 from shmstore.store import Store
 from shmstore.tcp.codec import Op, Signal
-from shmstore.tcp.connection import Asked, ping
+from shmstore.tcp.connection import Asked
 from shmstore.tcp.verbs import WireStore
 
 __all__ = ["Told", "World", "world_of"]
@@ -119,8 +119,8 @@ class World:
         return [self.store.check([key]) for key in keys]
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The values of keys that are never deleted; None for those that are not there."""
-        return [self.store.get(key) if self.store.check([key]) else None for key in keys]
+        """The values of keys; None for those that are not there."""
+        return [self.store._peek(key) for key in keys]
 
 
 class ForeignWorld(World):
@@ -161,11 +161,11 @@ class WireWorld(World):
         return Op.COMPARE_SET, (self._key(state[0]), b"", state[1].encode())
 
     def tell(self, told: Told, state: tuple[str, str] | None, seen: Seen) -> None:
-        first = [] if state is None else [self._state(state)]
-        last = [ping()] if told[2] is None else []  # nothing else would be answered
-        answers = self._wire._ask(f"set({told[0]!r})", [*first, *self._asked(told), *last])
-        if first:
-            seen(bytes(answers[0]))
+        doing, asked = f"set({told[0]!r})", self._asked(told)
+        if state is None:
+            self._wire._post(doing, asked)  # if it gets lost, the leader says it again
+        else:
+            seen(bytes(self._wire._ask(doing, [self._state(state), *asked])[0]))
 
     def meet(
         self,
@@ -184,7 +184,8 @@ class WireWorld(World):
             return seen(bytes(answers[0]))
 
         doing, asked = f"wait at {state[0]!r}", self._decision(then)
-        met, answers = self._wire._ask_and_await(doing, first, raws, asked, deadline, answered, look)
+        hoped = [] if then[3] else [then[2].encode()]  # what values there will be nobody knows
+        met, answers = self._wire._ask_and_await(doing, first, raws, asked, deadline, answered, look, hoped)
         return met, None if answers is None else self._decided(answers)
 
     def _decision(self, then: Decision) -> list[Asked]:

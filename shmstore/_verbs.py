@@ -1,8 +1,8 @@
 """The verbs over an attachment: what ShmStore and HashStore have in common.
 
-`set`, `get`, `add`, `check` and `delete_key` try a door first (`_core/doors.c`): it keeps the GIL, never parks, and
-answers or declines with None. What it declined, for whatever reason, and all other verbs go the long way (`_doors`),
-which releases the GIL, waits, and says what is wrong.
+`set`, `get`, `add`, `compare_set`, `check` and `delete_key` try a door first (`_core/doors.c`): it keeps the GIL, never
+parks, and answers or declines with None. What it declined, for whatever reason, and all other verbs go the long way
+(`_doors`), which releases the GIL, waits, and says what is wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +26,17 @@ from shmstore._keys import (
     shown,
     value_bytes,
 )
-from shmstore._native import door_add, door_check, door_delete, door_get, door_set, door_wait, ffi, lib
+from shmstore._native import (
+    door_add,
+    door_check,
+    door_compare_set,
+    door_delete,
+    door_get,
+    door_set,
+    door_wait,
+    ffi,
+    lib,
+)
 
 if TYPE_CHECKING:
     from shmstore._native import CData
@@ -62,6 +72,9 @@ class SegmentStore(Handle):
         return int(number[0])
 
     def compare_set(self, key: Key, expected: Value, desired: Value) -> bytes:
+        value = door_compare_set(self._door, key, expected, desired)
+        if value is not None:
+            return value
         raw, old, new = key_bytes(key), value_bytes(expected), value_bytes(desired)
         value = self._fetch(
             "compare_set",
@@ -120,7 +133,11 @@ class SegmentStore(Handle):
         raws = keys_bytes(keys)
         self._open()  # a closed handle says so also for no keys
         with Wait(self, "multi_get", timeout) as wait:
-            return [self._get(wait, raw, raws) for raw in raws]
+            values = []
+            for raw in raws:
+                values.append(self._get(wait, raw, raws))
+                wait.leave()
+            return values
 
     def multi_set(self, keys: Keys, values: Values) -> None:
         pairs = pairs_bytes(keys, values)
@@ -141,6 +158,10 @@ class SegmentStore(Handle):
 
     def list_keys(self) -> list[str]:
         return self._list(b"")
+
+    def _peek(self, key: Key) -> bytes | None:
+        value = door_get(self._door, key)
+        return value if value is not None else super()._peek(key)
 
     def _count(self, prefix: bytes) -> int:
         number = ffi.new("int64_t *")

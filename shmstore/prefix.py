@@ -107,8 +107,11 @@ class PrefixStore(Store):
     def list_keys(self) -> list[str]:
         return self._list(b"")
 
+    def _peek(self, key: Key) -> bytes | None:
+        return self._store._peek(self._join(key))  # noqa: SLF001 -- Store's hook for just this
+
     def _count(self, prefix: bytes) -> int:
-        return self._store._count(self._before_raw + prefix)  # noqa: SLF001 -- Store's hook for just this
+        return self._store._count(self._before_raw + prefix)  # noqa: SLF001 -- the same
 
     def _list(self, prefix: bytes) -> list[str]:
         cut = len(self._before)

@@ -14,6 +14,7 @@ may be called from any thread at any time, and a blocked call blocks no other.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from shmstore._deadline import Timeout
 from shmstore._keys import Key, Keys, Value, Values, key_text
+from shmstore.errors import StoreTimeoutError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -270,11 +272,18 @@ class Store(ABC):
     ) -> None:
         self.close()
 
-    # -- for PrefixStore, Barrier, elastic, C10dStore ------------------------------------------------------------------
+    # -- for PrefixStore, Barrier, HybridStore, elastic, C10dStore -----------------------------------------------------
 
     def _watching(self) -> Store:
         """A clone whose waits end when a registered rank dies, on a store that knows of deaths; a clone elsewhere."""
         return self.clone()
+
+    def _peek(self, key: Key) -> bytes | None:
+        """The key's value if it is there now."""
+        if self.check([key]):
+            with suppress(StoreTimeoutError):  # deleted just now
+                return self.get(key, 0)
+        return None
 
     def _count(self, prefix: bytes) -> int:
         """How many keys begin with `prefix`. A store that can count them where they lie does."""

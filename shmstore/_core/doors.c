@@ -1,5 +1,5 @@
-/* doors.c -- the doors that keep the GIL (floor C10): set, get, add, check, delete and the beginning of a wait, on a key
- * or at a reusable barrier, for Python, without cffi.
+/* doors.c -- the doors that keep the GIL (floor C10): set, get, add, compare_set, check, delete and the beginning of a
+ * wait, on a key or at a reusable barrier, for Python, without cffi.
  *
  * cffi binds everything else. It gives up the GIL around each call, which beside a busy Python thread costs a call of
  * 0.1 us 13 to 64 us, and it makes a tuple, an integer and a buffer of each call, which costs more than the verb. These
@@ -83,6 +83,20 @@ static PyObject *door_add(PyObject *self, PyObject *const *args, Py_ssize_t n) {
     if (overflow != 0 || sst_add(segment_of(args[0]), SST_USER, key, klen, by, &sum, 0, SST_TRY) != SST_OK)
         return declined();
     return PyLong_FromLongLong(sum);
+}
+
+/* door_compare_set(door, key, expected, desired) -> bytes | None */
+static PyObject *door_compare_set(PyObject *self, PyObject *const *args, Py_ssize_t n) {
+    (void)self;
+    const char *key, *expected, *desired;
+    size_t klen, elen, dlen, len = 0;
+    if (n != 4 || !text_of(args[1], &key, &klen) || !text_of(args[2], &expected, &elen) ||
+        !text_of(args[3], &desired, &dlen))
+        return declined();
+    if (sst_compare_set(segment_of(args[0]), SST_USER, key, klen, expected, elen, desired, dlen, copy, sizeof copy,
+                        &len, 0, SST_TRY) != SST_OK)
+        return declined();
+    return PyBytes_FromStringAndSize(copy, (Py_ssize_t)len);
 }
 
 /* door_check(door, keys) -> bool | None; keys: a list or tuple. Declines unless every key is looked at: what is wrong
@@ -196,6 +210,7 @@ static PyMethodDef doors[] = {
     {"door_set", FAST(door_set), METH_FASTCALL, NULL},
     {"door_get", FAST(door_get), METH_FASTCALL, NULL},
     {"door_add", FAST(door_add), METH_FASTCALL, NULL},
+    {"door_compare_set", FAST(door_compare_set), METH_FASTCALL, NULL},
     {"door_check", FAST(door_check), METH_FASTCALL, NULL},
     {"door_delete", FAST(door_delete), METH_FASTCALL, NULL},
     {"door_wait", FAST(door_wait), METH_FASTCALL, NULL},

@@ -39,6 +39,7 @@ from shmstore.tcp.codec import (
     Parser,
     Signal,
     encode,
+    encode_reply,
     reply_parser,
 )
 
@@ -96,13 +97,15 @@ class Line:
     guard: the call that took it from the pool
     """
 
-    __slots__ = ("_ready", "_rest", "_sock", "given_ns", "holds")
+    __slots__ = ("_owed", "_ready", "_rest", "_sock", "given_ns", "holds")
 
     def __init__(self, family: int) -> None:
         self._sock = socket.socket(family, socket.SOCK_STREAM)
         self._sock.setblocking(False)
         self._ready = poll()
         self._rest = b""
+        self._owed: list[Asked] = []
+        """What was asked, and its answers were not waited for."""
         self.given_ns = 0
         self.holds = False
         """Whether the server knows HOLD."""
@@ -179,7 +182,17 @@ class Line:
         self._whole()
         return answers
 
+    def post(self, asked: Sequence[Asked], deadline: int) -> None:
+        """Sends the requests in one write. Their answers are read by the next call, before its own."""
+        self._send(b"".join([encode(op, *fields) for op, fields in asked]), deadline)
+        self._answers((), deadline)
+        self._owed = [one for one in asked if reply_parser(*one) is not None]
+
     def _answers(self, asked: Sequence[Asked], deadline: int) -> list[Any]:
+        """Those of the requests, in order, behind what is owed: None where there is none to come."""
+        owed, self._owed = self._owed, []
+        if owed:
+            self._answers(owed, deadline)
         answers = []
         for op, fields in asked:
             parser = reply_parser(op, fields)
@@ -194,7 +207,9 @@ class Line:
 
         Raises TimeoutError when the server does not even answer that the wait is taken back.
         """
-        self._send(encode(asked[0], *asked[1]), min(monotonic_ns() + PATIENCE_NS, FOREVER))
+        patience = monotonic_ns() + PATIENCE_NS
+        self._send(encode(asked[0], *asked[1]), patience)
+        self._answers((), patience)
         try:
             released = self._released(asked[0], deadline)
         except TimeoutError as error:
@@ -212,6 +227,7 @@ class Line:
         deadline: int,
         seen: Callable[[list[Any]], bool],
         look: Look,
+        hoped: Sequence[Any] = (),
     ) -> tuple[bool, list[Any] | None]:
         """Sends requests and a WAIT behind them in one write, and waits as `await_signal` does.
 
@@ -222,6 +238,8 @@ class Line:
             deadline: of the wait.
             seen: gets the answers to `first`, in order; True: the wait is to end.
             look: called every 0.1 s of the wait, which sends nothing; True: the same.
+            hoped: the answers to `then` that come as a rule, or nothing. They are known by their bytes as a whole: who
+                is woken by them reads nothing.
 
         Returns:
             Whether it was released; and the answers to `then`, or None where they were not asked for or not done.
@@ -230,11 +248,20 @@ class Line:
         hold = [(Op.HOLD, (held,))] if 0 < len(held) <= HELD_MAX else []
         patience = monotonic_ns() + PATIENCE_NS
         self._send(b"".join([encode(op, *fields) for op, fields in (*first, asked, *hold)]), patience)
+        rule = b""
+        if hold and hoped:
+            rule = encode_reply(asked[0], Signal.STOP_WAITING)
+            rule += b"".join([encode_reply(op, answer) for (op, _), answer in zip(then, hoped, strict=True)])
         over = seen(self._answers(first, patience))
         released = False
         while not released:
             until = min(deadline, monotonic_ns() + LOOK_NS)
             try:
+                if rule and not self._rest and not over:
+                    self._rest = self._receive(4096, until)
+                    if self._rest == rule:
+                        self._rest = b""
+                        return True, list(hoped)
                 released = self._released(asked[0], 0 if over else until)
             except TimeoutError as error:
                 if error.errno is not None:
@@ -291,12 +318,12 @@ class Line:
     def stale(self) -> bool:
         """True when the server has closed it, or said what nobody asked for, while it was idle."""
         try:
-            self._sock.recv(1, socket.MSG_PEEK)
+            said = self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
-            pass
-        return True
+            return True
+        return not (said and self._owed)
 
     def hang_up(self) -> None:
         """Ends it under the call that uses it, which gets an OSError. From any thread."""

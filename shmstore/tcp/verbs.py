@@ -155,6 +155,20 @@ class WireStore(Store):
         self._pool.give(line)
         return answers
 
+    def _post(self, doing: str, asked: Sequence[Asked]) -> None:
+        """Requests of which none waits, without a look at what comes of them. For those who learn it in another way.
+
+        Raises StoreConnectionError where they could not be sent, or what was posted before had no answer in 5 s.
+        """
+        start = monotonic_ns()
+        line: Line | None = None
+        try:
+            line = self._pool.take(start + PATIENCE_NS)
+            line.post(asked, start + PATIENCE_NS)
+        except BaseException as error:
+            raise self._ended(error, line, doing, start) from None
+        self._pool.give(line)
+
     def _tell(self, doing: str, op: Op, *fields: Any) -> None:
         """A request without an answer, and returns when the server has done it: it answers the PING behind it then."""
         self._ask(doing, [(op, fields), ping()])
@@ -185,13 +199,14 @@ class WireStore(Store):
         deadline: int,
         seen: Callable[[list[Any]], bool],
         look: Callable[[], bool],
+        hoped: Sequence[Any] = (),
     ) -> tuple[bool, list[Any] | None]:
         """Requests and a WAIT for keys in one write: see `Line.ask_and_await`. A silent server is a lost one."""
         start = monotonic_ns()
         line: Line | None = None
         try:
             line = self._pool.take(start + PATIENCE_NS)
-            met = line.ask_and_await(first, (Op.WAIT, (_wired(raws),)), then, deadline, seen, look)
+            met = line.ask_and_await(first, (Op.WAIT, (_wired(raws),)), then, deadline, seen, look, hoped)
         except BaseException as error:
             raise self._ended(error, line, doing, start) from None
         self._pool.give(line)

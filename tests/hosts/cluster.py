@@ -329,7 +329,7 @@ def _serve_store(me: Any, host: str, port: int, before_others: bool) -> None:
     from shmstore.tcp.server import TCPStoreServer
 
     if before_others:
-        ns.before_others(1)
+        ns.before_others(3)
     with HashStore() as keys, TCPStoreServer(keys, host, port) as server:
         me.say((host, server.port))
         while me.hear():  # for ever: it ends with its host

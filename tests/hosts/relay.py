@@ -489,5 +489,5 @@ class Wire:
 
 
 def main(me: Any, host: str, to: tuple[str, int], delay_s: float) -> None:
-    ns.before_others(2)
+    ns.before_others(3)
     Wire(me, host, to, delay_s).run()

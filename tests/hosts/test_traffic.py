@@ -40,7 +40,8 @@ def test_a_hybrid_barrier_is_one_write_of_each_node_and_its_answer() -> None:
     row = traffic.measure("hybrid", 2, replace(PLAN, ways=["Barrier.wait"]))[0]
     assert row.ops["HOLD"] == row.ops["WAIT"] == 2
     assert 4 <= row.ops["COMPARE_SET"] <= 6  # a leader asks, and decides; who comes before it has heard asks, too
-    assert row.writes == 2 * 5  # the leader's; the last arriver's; their answers: the state, the release, a PING's
+    # The leader's, the last arriver's; the answers: the state, the release, and from the third epoch on a deletion's.
+    assert 2 * 4 < row.writes <= 2 * 5
     assert min(row.round_trips) >= 1
 
 

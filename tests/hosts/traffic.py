@@ -47,6 +47,8 @@ from shmstore import TCPStore, elastic
 
 PATIENCE_S: Final = 60.0
 QUIET_S: Final = 0.02
+MEETS: Final = 2
+"""The priority of a rank that meets; the server and the relay go before it, as they would be other machines."""
 
 # -- what is measured -------------------------------------------------------------------------------------------------
 
@@ -83,16 +85,19 @@ WAYS: Final = ("elastic.barrier", "elastic.synchronize", "Store.barrier", "Barri
 
 def member(me: Any, rank: Rank, kind: str, address: Address, size: int) -> None:
     """A rank: meets as it is told, until it is killed; says when it came and when it left."""
-    namespaces.before_others(1)
+    namespaces.before_others(MEETS)
     with ExitStack() as stack:
         meet = ways(STORES[kind](stack, rank, address), rank, b"%d" % rank.number * size)
         me.ready()
         while True:
             way, key = me.hear()
+            namespaces.turn(MEETS)
             me.say("coming")
             came = monotonic()
             meet[way](key)
-            me.say((came, monotonic()))
+            left = monotonic()
+            namespaces.turn(MEETS - 1)  # those who are still to be released go before what it says
+            me.say((came, left))
 
 
 # -- the measurement --------------------------------------------------------------------------------------------------
