@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing.util
 import weakref
+from contextlib import ExitStack
 from typing import Final, Protocol
 
 __all__ = ["close_at_exit"]
@@ -28,8 +29,9 @@ def close_at_exit(one: Closes) -> None:
 
 
 def _close_all() -> None:
-    for one in list(_live):
-        one.close()
+    with ExitStack() as stack:  # what one of them raises keeps no other open
+        for one in list(_live):
+            stack.callback(one.close)
 
 
 def _in_multiprocessing_child(_: object) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from shmstore._barrier_keys import ROOM, Arrival, KeyBarrier, Known, State
 from shmstore._barrier_words import Break, Missing, peer_text
@@ -31,6 +31,8 @@ __all__ = ["Home", "HybridBarrier"]
 
 REST_NS: Final = 100_000_000
 """How long a rank parks in the segment before it looks who lives."""
+LOOKS: Final = 10
+"""How often it does, before one of the node, beside the leader, looks at the state."""
 SLICE_NS: Final = 1_000_000_000
 """How long a leader waits in the world before it looks at the state: who broke it may have been killed before it woke
 the leaders."""
@@ -39,6 +41,7 @@ the leaders."""
 class Home(Protocol):
     """What a meeting needs of its HybridStore."""
 
+    rank: int
     node_rank: int
     num_nodes: int
     local_world_size: int
@@ -53,6 +56,8 @@ class HybridBarrier(KeyBarrier):
     _home: Home
     _desk: Desk
     _local: int
+    _ended_by: ClassVar[tuple[str, ...]] = ("dead", "left")
+    """As what a rank that has not come ends the epoch for all."""
 
     @classmethod
     def _takes(cls, store: Any, raw: bytes, parties: int, rank: int | None) -> bool:
@@ -70,22 +75,22 @@ class HybridBarrier(KeyBarrier):
         home: Home
         home, raw = found
         size = home.local_world_size
-        node, self._local = divmod(self._rank, size)
-        if node != home.node_rank:
+        if self._rank != home.rank:
             raise ValueError(
-                f"rank {self._rank} is on node {node}, and {self._store!r} on node {home.node_rank}: of the node's "
-                f"ranks, {home.node_rank * size} to {home.node_rank * size + size - 1}, each meets by its own store"
+                f"{self!r}: this store is that of rank {home.rank}, and {self._rank} was given: each meets by its own"
             )
-        if len(raw) > KEY_MAX - 2 * ROOM:
-            raise ValueError(f"the key of a barrier has 1 to {KEY_MAX - 2 * ROOM} bytes here, this one has {len(raw)}")
+        self._local = self._rank % size
+        self._world = home._signals()  # noqa: SLF001 -- a part of the store
+        most = KEY_MAX - 2 * ROOM - self._world.before
+        if len(raw) > most:
+            raise ValueError(f"the key of a barrier has 1 to {most} bytes here, this one has {len(raw)}")
         self._base = key_text(raw)
         self._home = home
         self._first = State(self._parties, shape=(home.num_nodes, size))
-        self._world = home._signals()  # noqa: SLF001 -- a part of the store
         self._at = self._world.store
         self._ours = True
         self._known = Known(swaps=True, deletes=True)
-        self._desk = Desk(home._resting(), self._base, size)  # noqa: SLF001
+        self._desk = Desk(home._resting(), self._base, size)  # noqa: SLF001 -- the same
 
     # -- wait ---------------------------------------------------------------------------------------------------------
 
@@ -111,15 +116,27 @@ class HybridBarrier(KeyBarrier):
             if index is None and told is not None:  # of an epoch in which nobody counts it
                 self._delete([told[0]])
         except StoreConnectionError as error:
+            why = f"{error}{self._and_who_died()}"
             with suppress(StoreError):
-                self._desk.lose(epoch, f"rank {self._rank} (node {self._home.node_rank}): {error}")
+                self._desk.lose(epoch, f"rank {self._rank} (node {self._home.node_rank}): {why}")
                 self._desk.resign(epoch, self._local)
-            raise
+            raise StoreConnectionError(why) from error.__cause__
         except BaseException:
             with suppress(StoreError):  # its own handle may be closed
                 self._desk.resign(epoch, self._local)
             raise
         return index
+
+    def _and_who_died(self) -> str:
+        """Of a lost world: whom of this node it may have been with, for an error."""
+        with suppress(StoreError):
+            dead = [f"rank {self._numbered(i)} (pid {one.pid})" for i, one in self._desk.gone().items() if one.pid]
+            return f"; of this node died: {', '.join(dead)}" if dead else ""
+        return ""
+
+    def _numbered(self, local_rank: int) -> int:
+        """A rank of this node by its number among all."""
+        return self._home.node_rank * self._home.local_world_size + local_rank
 
     def _begin(self, attempt: Attempt) -> int:
         """The epoch to arrive in, as far as the node knows. Raises where it is broken, or not the one wanted."""
@@ -147,7 +164,7 @@ class HybridBarrier(KeyBarrier):
 
     def _follow(self, attempt: Attempt, arrival: Arrival, gather: Gather, told: Told | None) -> int | None:
         """Until the epoch is over: leads where it is this rank's turn, and rests otherwise."""
-        epoch, led = arrival.epoch, False
+        epoch, led, rests = arrival.epoch, False, 0
         state, lost = self._here(), self._desk.lost(epoch)
         while True:
             if state is not None and (state.epoch > epoch or (state.epoch == epoch and state.cause is not None)):
@@ -178,14 +195,16 @@ class HybridBarrier(KeyBarrier):
                 rang = self._desk.rest(epoch, min(attempt.left_ns(), REST_NS))
                 if rang == foreseen:  # as a rule, and all that follows would say the same
                     return self._rank
-            if rang is not None:
-                state, lost = self._heard(epoch, rang)
-                continue
-            if over:
+                rests += 1
+                if rang is None and rests % LOOKS == 0 and gather.second == self._local:
+                    self._since(epoch, self._look())  # for all of the node: its leader may be stopped
+            if rang is None and not over:
+                gather = self._around(epoch) or gather
+                rang = self._desk.rang(epoch)
+            if rang is None:
                 state = self._here()
             else:
-                gather = self._around(epoch) or gather
-                state, lost = self._here(), self._desk.lost(epoch)
+                state, lost = self._heard(epoch, rang)
 
     def _heard(self, epoch: int, rang: bytes) -> tuple[State | None, str | None]:
         """What a bell says: a state behind the epoch, or why the world cannot be reached."""
@@ -280,9 +299,8 @@ class HybridBarrier(KeyBarrier):
         if gather is None or gather.epoch != epoch:
             return None
         for local, peer in sorted(gone.items()):
-            if 1 << local & self._desk.full & ~gather.mask:
-                node = self._home.node_rank
-                rank = node * self._home.local_world_size + local
+            if 1 << local & self._desk.full & ~gather.mask and peer.state in self._ended_by:
+                node, rank = self._home.node_rank, self._numbered(local)
                 if peer.state == "left":
                     return Break("left", rank, node=node)
                 return Break("died", rank, peer.pid, peer.host, waiting_on=peer.waiting_on, node=node)

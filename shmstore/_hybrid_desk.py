@@ -14,18 +14,18 @@ Whether an epoch's ranks were late is decided when `now` moves past it; a later 
 # ruff: noqa: SLF001 -- Store's hooks are for just this
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shmstore.barrier import peers_of_store
-from shmstore.errors import StoreError, StoreTimeoutError
-from shmstore.shm import ShmStore
+from shmstore.errors import StoreError, StoreFullError, StoreTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shmstore.store import Store
 
-__all__ = ["NOBODY", "OVER", "Desk", "Gather", "lost_of", "state_of", "unwatched"]
+__all__ = ["NOBODY", "OVER", "Desk", "Gather", "lost_of", "state_of"]
 
 OVER: Final = b"over "
 """The bell: the epoch is over, or broken; the state follows."""
@@ -53,6 +53,12 @@ class Gather(NamedTuple):
     leader: int
     sure: bool = False
     before: int = -1
+
+    @property
+    def second(self) -> int:
+        """The lowest local rank that has come, beside the leader; NOBODY where there is none."""
+        others = self.mask & ~(1 << self.leader) if self.leader != NOBODY else self.mask
+        return (others & -others).bit_length() - 1
 
     def text(self) -> str:
         return f"{self.epoch} {self.mask:x} {self.leader} {int(self.sure)} {self.before}"
@@ -95,7 +101,7 @@ class Desk:
             return None
         try:
             found = Gather.of(raw)
-            if min(found.epoch, found.mask) >= 0 and found.mask <= self.full and found.leader < self.full.bit_length():
+            if found.epoch >= 0 and 0 <= found.mask <= self.full and NOBODY <= found.leader < self.full.bit_length():
                 return found
         except ValueError:
             pass
@@ -153,8 +159,12 @@ class Desk:
         return f"{self._base}/over/{epoch}"
 
     def ring(self, epoch: int, state: bytes, *, sure: bool) -> None:
-        """Wakes those who rest in this epoch: `now` is past it, as this state is."""
-        self._node.set(self._bell(epoch), (OVER if sure else LATE) + state)
+        """Wakes those who rest in this epoch: `now` is past it, as this state is.
+
+        Where the node is full nobody hears it: who rests looks at `now` in a while.
+        """
+        with suppress(StoreFullError):
+            self._node.set(self._bell(epoch), (OVER if sure else LATE) + state)
 
     def late(self, epoch: int) -> bool:
         """Of an epoch that `now` is past: whether its ranks here came late, as its bell says or is about to say."""
@@ -225,14 +235,3 @@ def lost_of(rang: bytes | None) -> str | None:
 def state_of(rang: bytes) -> bytes | None:
     """The state that a bell tells of, where it does."""
     return rang[len(OVER) :] if rang.startswith((OVER, LATE)) else None
-
-
-def unwatched(node: Store) -> Store:
-    """A handle whose waits end at no death: it is the meeting that says what a death means."""
-    made = node.clone()
-    below: Any = made
-    while hasattr(below, "underlying_store"):
-        below = below.underlying_store
-    if isinstance(below, ShmStore):
-        below._watch = False  # a handle of our own
-    return made

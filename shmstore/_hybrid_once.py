@@ -38,6 +38,7 @@ class Once(HybridBarrier):
     """
 
     _mended_by = "a name serves once: use another"
+    _ended_by = ("dead",)  # who left may come again, as on a flat store: it has not come
 
     def __init__(
         self, store: Any, key: bytes, parties: int, rank: int, timeout: Timeout | None, value: bytes | None

@@ -11,16 +11,19 @@ died: the last one says so in the world.
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from shmstore.barrier import peers_of_store
 from shmstore.errors import StoreError
 from shmstore.prefix import PrefixStore
-from shmstore.shm import ShmStore
+from shmstore.shm import ShmStore, sweep
 from shmstore.tcp.client import TCPStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shmstore._deadline import Timeout
     from shmstore._job import Place
     from shmstore.store import Store
@@ -40,17 +43,22 @@ class Parting:
         self._guests = self._size - (self._node == 0)  # the host is rank 0
         self._hosts = place.hosts
         self._pid = os.getpid()
+        self._leaving = threading.Lock()
 
     def _dead(self, node: Store) -> int:
         """How many of the node's ranks will never close."""
         peers = peers_of_store(node)
         return 0 if peers is None else sum(one.rank is not None and one.state == "dead" for one in peers())
 
-    def leave(self, node: Store, world: Store) -> None:
-        if os.getpid() != self._pid:
+    def leave(self, halves: Callable[[], tuple[Store, Store]]) -> None:
+        """Returns when it has been done, by whichever thread; who has closed a half before tells nobody."""
+        if os.getpid() not in (self._pid, -self._pid):
             return
-        self._pid = -1
-        with suppress(StoreError):
+        with self._leaving, suppress(StoreError):
+            if self._pid < 0:
+                return
+            self._pid = -self._pid
+            node, world = halves()
             if self._hosts:
                 world.wait([f"hybrid/bye/n{i}" for i in range(self._nodes) if i or self._guests], PATIENCE_S)
             elif node.add("hybrid/bye", 1) + self._dead(node) >= self._guests:
@@ -60,7 +68,10 @@ class Parting:
 def halves(place: Place, name: str | None, timeout: Timeout, options: dict[str, Any]) -> tuple[Store, Store]:
     """The node's segment, with this rank registered, and the world; rank 0 hosts it, unless an agent does."""
     local = place.local_world_size
-    node = ShmStore(name or place.name, rank=place.rank % local, world_size=local, timeout=timeout, **options)
+    if name is None:
+        name = place.name
+        sweep(place.before)
+    node = ShmStore(name, rank=place.rank % local, world_size=local, timeout=timeout, **options)
     try:
         world = TCPStore(place.host, place.port, is_master=place.hosts, timeout=timeout, multi_tenant=True)
         return node, PrefixStore(place.prefix, world) if place.prefix else world

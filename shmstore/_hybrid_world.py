@@ -15,12 +15,13 @@ from typing import Any, ClassVar, Final
 from shmstore._foreign import ForeignStore
 from shmstore.errors import StoreTimeoutError
 from shmstore.prefix import PrefixStore
+from shmstore.shm import ShmStore
 from shmstore.store import Store
 from shmstore.tcp.codec import Op, Signal
 from shmstore.tcp.connection import Asked
 from shmstore.tcp.verbs import WireStore
 
-__all__ = ["Told", "World", "world_of"]
+__all__ = ["Told", "World", "unwatched", "world_of"]
 
 PATIENCE_S: Final = 5.0
 
@@ -44,6 +45,8 @@ class World:
 
     def __init__(self, store: Store) -> None:
         self.store: Final = store
+        self.before = 0
+        """Bytes that are put before a key, where that is not the store's own matter: of what a key may have."""
 
     def tell(self, told: Told, state: tuple[str, str] | None, seen: Seen) -> None:
         """Sets the one key, and deletes the other; before that it reads the state, where `state` says of which.
@@ -146,6 +149,7 @@ class WireWorld(World):
         super().__init__(store)
         self._wire: Final = wire
         self._before: Final = b"/" + before
+        self.before = len(before)
 
     def _key(self, key: str) -> bytes:
         return self._before + key.encode("utf-8", "surrogateescape")
@@ -209,7 +213,7 @@ class WireWorld(World):
 
 def world_of(store: Store) -> World:
     """The store as a meeting uses it, on a handle of its own."""
-    made = store.clone()
+    made = unwatched(store)  # a death there is for the meeting to judge
     before, below = b"", made
     while isinstance(below, PrefixStore):
         before, below = below._before_raw + before, below.underlying_store
@@ -219,3 +223,14 @@ def world_of(store: Store) -> World:
         return World(made)
     below.set_timeout(0)  # who does not answer is given 5 s
     return WireWorld(made, below, before)
+
+
+def unwatched(node: Store) -> Store:
+    """A handle whose waits end at no death: it is the meeting that says what a death means."""
+    made = node.clone()
+    below: Any = made
+    while hasattr(below, "underlying_store"):
+        below = below.underlying_store
+    if isinstance(below, ShmStore):
+        below._watch = False  # a handle of our own
+    return made

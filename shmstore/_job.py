@@ -24,6 +24,7 @@ __all__ = ["NAME_VARIABLE", "PORT_VARIABLE", "Job", "Place", "job_of", "number_o
 NAME_VARIABLE: Final = "SHMSTORE_JOB"
 PORT_VARIABLE: Final = "SHMSTORE_JOB_PORT"
 _HOW: Final = "give a name and who this is, shm://NAME?rank=R&world_size=N"
+_HOW_ON_NODES: Final = "give a place and who this is, hybrid://HOST:PORT?rank=R&world_size=N&local_world_size=L"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Place:
         hosts: this process hosts it.
         prefix: of the world's keys, on a server that others use too; may be empty.
         name: of the node's segment.
+        before: the names of the attempts before this one.
     """
 
     rank: int
@@ -66,6 +68,7 @@ class Place:
     hosts: bool
     prefix: str
     name: str
+    before: tuple[str, ...] = ()
 
 
 def place_of(environ: Mapping[str, str] = os.environ) -> Place:
@@ -74,8 +77,11 @@ def place_of(environ: Mapping[str, str] = os.environ) -> Place:
     Raises:
         ValueError: one is missing or wrong, or they contradict each other; says which.
     """
-    rank, world_size = _place(environ)
-    local_rank, local = number_of("LOCAL_RANK", environ), number_of("LOCAL_WORLD_SIZE", environ)
+
+    def number(variable: str) -> int:
+        return number_of(variable, environ, _HOW_ON_NODES)
+
+    rank, world_size, local_rank, local = map(number, ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     node = number_of("GROUP_RANK", environ) if "GROUP_RANK" in environ else rank // max(local, 1)
     nodes = number_of("GROUP_WORLD_SIZE", environ) if "GROUP_WORLD_SIZE" in environ else world_size // max(local, 1)
     if (
@@ -90,11 +96,15 @@ def place_of(environ: Mapping[str, str] = os.environ) -> Place:
         )
     host = environ.get("MASTER_ADDR", "")
     if not host:
-        raise ValueError("MASTER_ADDR is not in the environment: give a URL, hybrid://HOST:PORT?local_world_size=L")
-    port = number_of("MASTER_PORT", environ)
+        raise ValueError(f"MASTER_ADDR is not in the environment: {_HOW_ON_NODES}")
+    port = number("MASTER_PORT")
+    if not 0 < port < 1 << 16:
+        raise ValueError(f"MASTER_PORT must be 1 to 65535, got {port}")
     agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    run, attempt = environ.get("TORCHELASTIC_RUN_ID", ""), environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    run = environ.get("TORCHELASTIC_RUN_ID", "")
+    attempt = number("TORCHELASTIC_RESTART_COUNT") if "TORCHELASTIC_RESTART_COUNT" in environ else 0
     given = _given(environ)
+    *before, name = (_name("hybrid", run, str(port), str(i), str(node)) for i in range(attempt + 1))
     return Place(
         rank=rank,
         world_size=world_size,
@@ -103,7 +113,8 @@ def place_of(environ: Mapping[str, str] = os.environ) -> Place:
         port=port,
         hosts=rank == 0 and not agent,
         prefix=f"shmstore/{run}/{attempt}" if agent else "",
-        name=f"{given}.{node}" if given else _name("hybrid", run, str(port), attempt, str(node)),
+        name=f"{given}.{node}" if given else name,
+        before=() if given else tuple(before),
     )
 
 
@@ -136,7 +147,7 @@ def _name(*parts: str) -> str:
     return ".".join(quote(part, safe="") for part in parts)
 
 
-def number_of(variable: str, environ: Mapping[str, str] = os.environ) -> int:
+def number_of(variable: str, environ: Mapping[str, str] = os.environ, how: str = _HOW) -> int:
     """A number of the environment.
 
     Raises:
@@ -144,7 +155,7 @@ def number_of(variable: str, environ: Mapping[str, str] = os.environ) -> int:
     """
     text = environ.get(variable)
     if text is None:
-        raise ValueError(f"{variable} is not in the environment: {_HOW}")
+        raise ValueError(f"{variable} is not in the environment: {how}")
     if not (text.isascii() and text.isdigit()):
         raise ValueError(f"{variable} must be a number, got {text[:40]!r}")
     return int(text)

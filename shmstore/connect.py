@@ -22,6 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from shmstore._deadline import DEFAULT
 from shmstore._job import Place, job_of, number_of, place_of
+from shmstore._keys import check_int
 from shmstore.hybrid import HybridStore
 from shmstore.shm import HashStore, ShmStore, check_ranks, sweep
 from shmstore.store import Store
@@ -229,10 +230,14 @@ def _hybrid(address: Address, options: Options) -> Store:
     rank, world_size = _who(options)
     if rank is None or world_size is None:
         raise ValueError("hybrid://HOST:PORT needs rank and world_size")
+    if port == 0:
+        raise ValueError("hybrid://HOST:PORT needs a port that all ranks know, got 0")
     local = options.pop("local_world_size", None)
     if local is None:
         local = number_of("LOCAL_WORLD_SIZE")
-    check_ranks(None, local)
+    check_int(local, "local_world_size")
+    if not 1 <= local <= world_size:
+        raise ValueError(f"local_world_size must be 1 to {world_size}, got {local}")
     if world_size % local:
         raise ValueError(f"world_size {world_size} is no multiple of local_world_size {local}: nodes are of one size")
     hosts = options.pop("is_master", rank == 0)

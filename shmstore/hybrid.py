@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from shmstore._at_exit import close_at_exit
 from shmstore._deadline import Timeout
 from shmstore._foreign import ForeignStore
-from shmstore._hybrid_desk import unwatched
 from shmstore._hybrid_once import Once
 from shmstore._hybrid_open import Parting, halves
 from shmstore._hybrid_verbs import NODE, HalvedStore
-from shmstore._hybrid_world import World, world_of
+from shmstore._hybrid_world import World, unwatched, world_of
 from shmstore._job import Place, place_of
 from shmstore._keys import Key, Value, key_bytes, shown, value_bytes
 from shmstore.barrier import peers_of_store
@@ -193,7 +192,7 @@ class HybridStore(HalvedStore):
         if half is self._node or world_size != self.world_size or isinstance(world_size, bool):
             half.barrier(key, world_size, timeout)
         else:
-            self._once(raw + b"/meet", None, timeout)
+            self._once(raw + b"/barrier", None, timeout)
 
     def all_gather(self, key: Key, value: Value, timeout: Timeout | None = None) -> list[bytes]:
         """Gives a value and gets everybody's; blocks until all ranks have called it with this key.
@@ -216,7 +215,7 @@ class HybridStore(HalvedStore):
         raw, data = key_bytes(key), value_bytes(value)
         if self._half(raw) is self._node:
             raise ValueError(f"all_gather({shown(raw)}): all nodes take part, and the key stays in the node")
-        return self._once(raw + b"/exchange", data, timeout)
+        return self._once(raw + b"/all_gather", data, timeout)
 
     def broadcast(self, key: Key, value: Value | None, src: int, timeout: Timeout | None = None) -> bytes:
         """Gives one rank's value to all; blocks until all ranks have called it with this key.
@@ -245,8 +244,10 @@ class HybridStore(HalvedStore):
     def _together(
         self, raw: bytes, rank: int | None, world_size: int, value: bytes | None, timeout: Timeout
     ) -> list[bytes] | None:
-        if world_size != self.world_size or rank not in (None, self.rank) or raw.startswith(NODE):
+        if world_size != self.world_size or raw.startswith(NODE):
             return None
+        if rank not in (None, self.rank):
+            raise ValueError(f"{self!r} is that of rank {self.rank}, and {rank} was given: each meets by its own")
         self._half(raw)
         return self._once(raw + (b"/meet" if value is None else b"/exchange"), value, timeout)
 
@@ -309,7 +310,7 @@ class HybridStore(HalvedStore):
         One that `connect` or `from_env` made host it waits, for 5 s at most, until all other ranks have closed theirs.
         """
         if self._parting is not None and not self._closed:
-            self._parting.leave(self._node, self._signals().store)
+            self._parting.leave(lambda: (self._node, self._signals().store))
         self._closed = True
         try:
             if self._says is not None:

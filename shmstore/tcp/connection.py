@@ -132,17 +132,19 @@ class Line:
     # -- bytes --------------------------------------------------------------------------------------------------------
 
     def _send(self, data: bytes, deadline: int) -> None:
+        """A server that takes some of it has 5 s more for the rest."""
         left = memoryview(data)
         while left:
             try:
                 left = left[self._sock.send(left) :]
             except BlockingIOError:  # noqa: PERF203 -- once a call, as a rule
                 self._ready.modify(self._sock, POLLOUT)
-                self._ready.poll(left_ms(deadline))
+                if self._ready.poll(left_ms(deadline)):
+                    deadline = max(deadline, monotonic_ns() + PATIENCE_NS)
                 self._ready.modify(self._sock, POLLIN)
 
     def _take(self, size: int, deadline: int) -> bytes:
-        """The next `size` bytes."""
+        """The next `size` bytes; each piece gives the server 5 s more for the rest."""
         data = self._rest
         if len(data) < size:
             pieces, have = [data], len(data)
@@ -150,6 +152,7 @@ class Line:
                 piece = self._receive(max(size - have, 4096), deadline)
                 pieces.append(piece)
                 have += len(piece)
+                deadline = max(deadline, monotonic_ns() + PATIENCE_NS)
             data = b"".join(pieces)
         self._rest = data[size:]
         return data[:size]
@@ -189,7 +192,11 @@ class Line:
         self._owed = [one for one in asked if reply_parser(*one) is not None]
 
     def _answers(self, asked: Sequence[Asked], deadline: int) -> list[Any]:
-        """Those of the requests, in order, behind what is owed: None where there is none to come."""
+        """Those of the requests, in order, behind what is owed: None where there is none to come.
+
+        The server has 5 s at the least, also where it took long to send the requests.
+        """
+        deadline = max(deadline, monotonic_ns() + PATIENCE_NS)
         owed, self._owed = self._owed, []
         if owed:
             self._answers(owed, deadline)

@@ -79,7 +79,7 @@ def test_values_of_strangers_are_errors(name: str, node: HashStore, blob: bytes)
         ShmStore(name, rank=0) as here,
         HybridStore(here, node, node_rank=0, num_nodes=2, local_rank=0, local_world_size=1) as store,
     ):
-        node.set("g/exchange/0/n1", blob)
+        node.set("g/all_gather/0/n1", blob)
         with pytest.raises(StoreError, match="in use for something else"):
             store.all_gather("g", b"x", 5)
 

@@ -83,7 +83,7 @@ def test_who_times_out_speaks_for_a_last_arriver_that_is_slow(
 
     monkeypatch.setattr(Once, "_telling", slow)
     leader = Later(stores[0].all_gather, "g", b"0", 0.5)  # less than a slice, after which a leader speaks anyway
-    inside.until(lambda: stores[0].node.check(["hybrid/g/exchange/gather"]))
+    inside.until(lambda: stores[0].node.check(["hybrid/g/all_gather/gather"]))
     others = [Later(stores[i].all_gather, "g", b"%d" % i, LONG) for i in (1, 2, 3)]
     try:
         assert leader.result() == [b"0", b"1", b"2", b"3"]
