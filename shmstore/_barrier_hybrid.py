@@ -242,7 +242,7 @@ class HybridBarrier(KeyBarrier):
 
         deadline = min(monotonic_ns() + min(attempt.left_ns(), SLICE_NS), FOREVER)
         nodes, then = self._nodes(epoch), self._decision(known)
-        met, decided = self._world.meet(told, self._state_key(), nodes, then, deadline, seen, look)
+        met, decided = self._world.meet(told, self._state_key(), nodes, then, deadline, seen, look, self._size())
         if not met or _age(found[0]) != (epoch, False):
             return met, False
         state = found[0]
@@ -329,6 +329,10 @@ class HybridBarrier(KeyBarrier):
     def _brought(self) -> bytes:
         return b"1"
 
+    def _size(self) -> int:
+        """About how many bytes all nodes send and get for it."""
+        return 0
+
     def _complete_here(self, epoch: int) -> bool:
         return self._here_so_far(epoch) == self._desk.full
 
@@ -368,7 +372,7 @@ class HybridBarrier(KeyBarrier):
         return self._state_key()[0], state.text(), state.passed().text(), self._wanted(state.epoch)
 
     def _pass(self, state: State, decided: Decided | None = None) -> State:
-        raw, values = self._world.decide(self._decision(state)) if decided is None else decided
+        raw, values = self._world.decide(self._decision(state), self._size()) if decided is None else decided
         now = self._parsed(raw)
         if now == state:
             raise StoreError(f"{self!r}: its keys in the store were removed by others")

@@ -93,13 +93,19 @@ class Once(HybridBarrier):
             raise ValueError(f"{self.key!r}: the values of a node have {len(blob)} bytes together, at most {VALUE_MAX}")
         return blob
 
+    def _size(self) -> int:
+        if self._value is None:
+            return 0
+        nodes = self._home.num_nodes  # each gets the values of all, as if they were as long as this one
+        return len(self._value) * self._parties * (nodes + 1)
+
     def _wanted(self, epoch: int) -> list[str]:
         return self._nodes(epoch) if self._value is not None else []
 
     def _post(self, state: State, before: State | None = None) -> None:
         """See HybridBarrier. Where this node did not decide, its values are still to come, before it is told."""
         if state.epoch > 0 and self._value is not None and self._desk.kept(self._home.num_nodes) is None:
-            self._got(self._world.values(self._nodes(0)))
+            self._got(self._world.values(self._nodes(0), self._size()))
         super()._post(state, before)
 
     def _got(self, values: list[bytes]) -> None:

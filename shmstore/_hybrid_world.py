@@ -18,12 +18,10 @@ from shmstore.prefix import PrefixStore
 from shmstore.shm import ShmStore
 from shmstore.store import Store
 from shmstore.tcp.codec import Op, Signal
-from shmstore.tcp.connection import Asked
+from shmstore.tcp.connection import Asked, patience_ns
 from shmstore.tcp.verbs import WireStore
 
 __all__ = ["Told", "World", "unwatched", "world_of"]
-
-PATIENCE_S: Final = 5.0
 
 Told = tuple[str, bytes, str | None]
 """A key to set, its value, and a key to delete."""
@@ -69,6 +67,7 @@ class World:
         deadline: int,
         seen: Seen,
         look: Callable[[], bool],
+        size: int,  # noqa: ARG002 -- the same
     ) -> tuple[bool, Decided | None]:
         """Reads the state, tells, waits for the keys.
 
@@ -83,6 +82,7 @@ class World:
             deadline: until when.
             seen: gets the state, before the wait; True: nothing more is to be done.
             look: called now and then; True: the same.
+            size: about how many bytes come and go, of all nodes.
         """
         if seen(self.store.compare_set(state[0], "", state[1])):
             return False, None
@@ -107,15 +107,15 @@ class World:
             return False
         return True
 
-    def decide(self, then: Decision) -> Decided:
-        """Does it at once."""
+    def decide(self, then: Decision, size: int) -> Decided:
+        """Does it at once. size: as of `meet`."""
         key, old, new, wanted = then
         now = self.store.compare_set(key, old, new)
-        return now, self.values(wanted) if wanted and now == new.encode() else []
+        return now, self.values(wanted, size) if wanted and now == new.encode() else []
 
-    def values(self, keys: Sequence[str]) -> list[bytes]:
-        """Of keys that are there; a store that does not answer has so long."""
-        return self.store.multi_get(list(keys), PATIENCE_S)
+    def values(self, keys: Sequence[str], size: int) -> list[bytes]:
+        """Of keys that are there. size: as of `meet`."""
+        return self.store.multi_get(list(keys), patience_ns(size) / 1e9)
 
     def there(self, keys: Sequence[str]) -> list[bool]:
         """Of each key whether it is there."""
@@ -169,7 +169,7 @@ class WireWorld(World):
         if state is None:
             self._wire._post(doing, asked)  # if it gets lost, the leader says it again
         else:
-            seen(bytes(self._wire._ask(doing, [self._state(state), *asked])[0]))
+            seen(bytes(self._wire._ask(doing, [self._state(state), *asked], patience_ns(len(told[1])))[0]))
 
     def meet(
         self,
@@ -180,6 +180,7 @@ class WireWorld(World):
         deadline: int,
         seen: Seen,
         look: Callable[[], bool],
+        size: int,
     ) -> tuple[bool, Decided | None]:
         first = [self._state(state), *self._asked(told)]
         raws = [self._key(key)[1:] for key in keys]
@@ -189,7 +190,7 @@ class WireWorld(World):
 
         doing, asked = f"wait at {state[0]!r}", self._decision(then)
         hoped = [] if then[3] else [then[2].encode()]  # what values there will be nobody knows
-        met, answers = self._wire._ask_and_await(doing, first, raws, asked, deadline, answered, look, hoped)
+        met, answers = self._wire._ask_and_await(doing, first, raws, asked, deadline, answered, look, hoped, size)
         return met, None if answers is None else self._decided(answers)
 
     def _decision(self, then: Decision) -> list[Asked]:
@@ -203,8 +204,9 @@ class WireWorld(World):
         now, *values = answers
         return bytes(now), [bytes(value) for value in values[0]] if values else []
 
-    def decide(self, then: Decision) -> Decided:
-        return self._decided(self._wire._ask(f"compare_set({then[0]!r})", self._decision(then)))
+    def decide(self, then: Decision, size: int) -> Decided:
+        doing = f"compare_set({then[0]!r})"
+        return self._decided(self._wire._ask(doing, self._decision(then), patience_ns(size)))
 
     def there(self, keys: Sequence[str]) -> list[bool]:
         asked: list[Asked] = [(Op.CHECK, ([self._key(key)],)) for key in keys]

@@ -187,6 +187,7 @@ class HybridStore(HalvedStore):
 
         Raises:
             BarrierTimeoutError: `.missing_ranks` has who was missing. PeerDiedError: names rank, node and pid.
+            StoreConnectionError: the world is lost. TypeError, ValueError.
         """
         raw, half = key_bytes(key), self._half(key)
         if half is self._node or world_size != self.world_size or isinstance(world_size, bool):

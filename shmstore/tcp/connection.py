@@ -43,7 +43,7 @@ from shmstore.tcp.codec import (
     reply_parser,
 )
 
-__all__ = ["PATIENCE_NS", "Asked", "Line", "Pool", "ping"]
+__all__ = ["PATIENCE_NS", "Asked", "Line", "Pool", "patience_ns", "ping"]
 
 PATIENCE_NS: Final = 5_000_000_000
 """What a server gets at the least to answer what needs no wait, however short the timeout: it may have much to do."""
@@ -84,6 +84,11 @@ def left_ms(deadline: int) -> float | None:
     if left <= 0:
         raise TimeoutError("the time is over")
     return min(left, DAY_MS)
+
+
+def patience_ns(size: int) -> int:
+    """For how long a server may be silent while so many bytes come and go: 5 s, and a second more for each megabyte."""
+    return PATIENCE_NS + 1000 * size
 
 
 def ping() -> Asked:
@@ -173,6 +178,7 @@ class Line:
             need = next(parser)
             while True:
                 need = parser.send(self._take(need, deadline))
+                deadline = max(deadline, monotonic_ns() + PATIENCE_NS)
         except StopIteration as end:
             return end.value
 
@@ -235,11 +241,12 @@ class Line:
         seen: Callable[[list[Any]], bool],
         look: Look,
         hoped: Sequence[Any] = (),
+        size: int = 0,
     ) -> tuple[bool, list[Any] | None]:
         """Sends requests and a WAIT behind them in one write, and waits as `await_signal` does.
 
         Args:
-            first: requests whose answers, if any, come at once; the server gets 5 s for them.
+            first: requests whose answers, if any, come at once; the server gets `patience_ns` for them.
             asked: the WAIT.
             then: requests to be done as soon as the wait is released, where the server holds them.
             deadline: of the wait.
@@ -247,13 +254,15 @@ class Line:
             look: called every 0.1 s of the wait, which sends nothing; True: the same.
             hoped: the answers to `then` that come as a rule, or nothing. They are known by their bytes as a whole: who
                 is woken by them reads nothing.
+            size: about how many bytes come and go, with other calls' on the same link.
 
         Returns:
             Whether it was released; and the answers to `then`, or None where they were not asked for or not done.
         """
         held = b"".join([encode(op, *fields) for op, fields in then]) if self.holds else b""
         hold = [(Op.HOLD, (held,))] if 0 < len(held) <= HELD_MAX else []
-        patience = monotonic_ns() + PATIENCE_NS
+        silence = patience_ns(size)
+        patience = monotonic_ns() + silence
         self._send(b"".join([encode(op, *fields) for op, fields in (*first, asked, *hold)]), patience)
         rule = b""
         if hold and hoped:
@@ -279,9 +288,9 @@ class Line:
         behind = then if hold else ()
         answers: list[Any] | None
         if released:
-            answers = self._answers(behind, monotonic_ns() + PATIENCE_NS)
+            answers = self._answers(behind, monotonic_ns() + silence)
         else:
-            released, answers = self._taken_back(asked[0], behind)
+            released, answers = self._taken_back(asked[0], behind, silence)
         self._whole()
         return released, answers if hold else None
 
@@ -290,9 +299,11 @@ class Line:
             raise FrameError("a wait was answered as taken back, and it was not")
         return True
 
-    def _taken_back(self, op: Op, then: Sequence[Asked] = ()) -> tuple[bool, list[Any] | None]:
+    def _taken_back(
+        self, op: Op, then: Sequence[Asked] = (), silence: int | None = None
+    ) -> tuple[bool, list[Any] | None]:
         """Ends a wait; True when it was released just before, with the answers to what it held back."""
-        patience = monotonic_ns() + PATIENCE_NS
+        patience = monotonic_ns() + (PATIENCE_NS if silence is None else silence)
         self._send(encode(Op.CANCEL_WAIT), patience)
         if self._signal(op, patience) != Signal.STOP_WAITING:
             return False, None

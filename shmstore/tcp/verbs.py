@@ -200,13 +200,14 @@ class WireStore(Store):
         seen: Callable[[list[Any]], bool],
         look: Callable[[], bool],
         hoped: Sequence[Any] = (),
+        size: int = 0,
     ) -> tuple[bool, list[Any] | None]:
         """Requests and a WAIT for keys in one write: see `Line.ask_and_await`. A silent server is a lost one."""
         start = monotonic_ns()
         line: Line | None = None
         try:
             line = self._pool.take(start + PATIENCE_NS)
-            met = line.ask_and_await(first, (Op.WAIT, (_wired(raws),)), then, deadline, seen, look, hoped)
+            met = line.ask_and_await(first, (Op.WAIT, (_wired(raws),)), then, deadline, seen, look, hoped, size)
         except BaseException as error:
             raise self._ended(error, line, doing, start) from None
         self._pool.give(line)

@@ -6,6 +6,7 @@ still at that step of the protocol (`STEPS`) and says so.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -231,6 +232,23 @@ def test_a_leader(crew: Crew, dead: int, step: str) -> None:
     crew.tell("wait", *others)
     crew.all_learn(dead, pid)
     crew.go_on(dead)
+
+
+@pytest.mark.parametrize("what", ["all come", "one aborts"])
+def test_a_leader_that_is_stopped_holds_nobody_up(crew: Crew, what: str) -> None:
+    """It lives, so that nobody takes its place; the other rank of its node learns what came of the epoch."""
+    crew.tell("wait", 2)
+    crew.until_waiting(0)
+    crew.ranks[2].signal(signal.SIGSTOP)
+    crew.tell("wait", 3)
+    if what == "one aborts":
+        assert crew.say("abort", 0) == ["aborted"]
+    crew.tell("wait", 0, 1)
+    outcomes = crew.heard(0, 1, 3)
+    assert {outcome[0] for outcome in outcomes} == {"passed" if what == "all come" else "broken"}
+    assert outcomes[2][-1] < PATIENCE_S / 3
+    crew.ranks[2].signal(signal.SIGCONT)
+    assert crew.heard(2)[0][0] == outcomes[0][0]
 
 
 def test_a_leader_that_waits_for_other_nodes(crew: Crew) -> None:

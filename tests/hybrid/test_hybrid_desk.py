@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
-from shmstore import Barrier, HashStore, HybridStore, ShmStore, StoreError
+from shmstore import (
+    Barrier,
+    HashStore,
+    HybridStore,
+    PrefixStore,
+    ShmStore,
+    StoreError,
+    StoreFullError,
+    TCPStore,
+    TCPStoreServer,
+    elastic,
+)
 from shmstore._hybrid_desk import Desk
+from shmstore._verbs import SegmentStore
+from shmstore.testing.contract import in_threads
 
 
 @pytest.fixture
@@ -32,7 +47,19 @@ def test_whether_they_were_late_is_known_before_the_bell_and_after_the_next_epoc
 
 
 @pytest.mark.parametrize(
-    "raw", ["", "x", "0 1 0 0", "0 1 0 0 -1 2", "0 zz 0 0 -1", "-1 1 0 0 -1", "0 -1 0 0 -1", "0 4 0 0 -1", "0 1 9 0 -1"]
+    "raw",
+    [
+        "",
+        "x",
+        "0 1 0 0",
+        "0 1 0 0 -1 2",
+        "0 zz 0 0 -1",
+        "-1 1 0 0 -1",
+        "0 -1 0 0 -1",
+        "0 4 0 0 -1",
+        "0 1 9 0 -1",
+        "0 1 -2 0 -1",
+    ],
 )
 def test_gathers_of_strangers_are_errors(node: HashStore, raw: str) -> None:
     node.set("hybrid/b/gather", raw)
@@ -91,3 +118,94 @@ def test_a_hybrid_store_is_no_node(name: str, node: HashStore) -> None:
         pytest.raises(TypeError, match="node must be a ShmStore"),
     ):
         HybridStore(store, node, node_rank=0, num_nodes=1, local_rank=0, local_world_size=1)
+
+
+@pytest.mark.parametrize("said", [b"", b"over", b"over ", b"late x", b"over [4, 0, null, [[0, 0]], null, 2, 2]"])
+@pytest.mark.parametrize("local", [0, 1])
+def test_bells_of_strangers_are_errors(name: str, node: HashStore, said: bytes, local: int) -> None:
+    """Of a leader and of one that rests: neither spins."""
+    with (
+        ShmStore(name, rank=local) as here,
+        HybridStore(here, node, node_rank=0, num_nodes=1 + 1, local_rank=local, local_world_size=2) as store,
+    ):
+        barrier = Barrier(store, "b", 4, local, timeout=30)
+        if local:
+            Desk(here, "b", 2).arrive(0, 0)
+        here.set("hybrid/b/over/0", said)
+        with pytest.raises(StoreError, match=r"changed by others|in use for something else"):
+            barrier.wait()
+
+
+def test_a_full_node_hears_no_bell_and_passes(name: str, node: HashStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(
+                HybridStore(
+                    ShmStore(name, rank=local, world_size=2),
+                    node.clone(),
+                    node_rank=0,
+                    num_nodes=2,
+                    local_rank=local,
+                    local_world_size=2,
+                )
+            )
+            for local in range(2)
+        ]
+        barriers = [Barrier(store, "b", 4, rank, timeout=30) for rank, store in enumerate(stores)]
+        whole = HashStore.set
+
+        def full(store: SegmentStore, key: Any, value: Any) -> None:
+            if "/over/" in str(key):
+                raise StoreFullError("no room")
+            whole(store, key, value)
+
+        monkeypatch.setattr(SegmentStore, "set", full)
+        node.set("b/0/n1", b"1")  # the other node is there
+        assert in_threads(2, lambda i: barriers[i].wait()) == [0, 1]
+
+
+def test_a_world_that_watches_is_not_asked_to(name: str) -> None:
+    """Who died there and had come, has come; who had not is the meeting's own to say."""
+    with (
+        ShmStore(f"{name}.0", rank=0) as here,
+        ShmStore(f"{name}.w", watch_peers=True) as world,
+        HybridStore(here, world, node_rank=0, num_nodes=2, local_rank=0, local_world_size=1) as store,
+    ):
+        assert store._signals().store._watch is False  # type: ignore[attr-defined]
+
+
+def test_each_rank_meets_by_its_own_store(name: str, node: HashStore) -> None:
+    with (
+        ShmStore(name, rank=0) as here,
+        HybridStore(here, node, node_rank=0, num_nodes=2, local_rank=0, local_world_size=2) as store,
+    ):
+        for rank in (1, 2):
+            with pytest.raises(ValueError, match=rf"that of rank 0, and {rank} was given"):
+                Barrier(store, "b", 4, rank)
+            with pytest.raises(ValueError, match=rf"that of rank 0, and {rank} was given"):
+                elastic.synchronize(store, b"v", rank, 4, "k", 1)
+            with pytest.raises(ValueError, match=rf"that of rank 0, and {rank} was given"):
+                elastic.barrier(store, 4, "k", 1, rank=rank)
+
+
+def test_keys_that_are_too_long_behind_their_prefixes(name: str) -> None:
+    with (
+        HashStore() as keys,
+        TCPStoreServer(keys, "127.0.0.1", 0) as server,
+        ShmStore(name, rank=0) as here,
+        HybridStore(
+            here,
+            PrefixStore("p" * 200, TCPStore("127.0.0.1", server.port)),
+            node_rank=0,
+            num_nodes=2,
+            local_rank=0,
+            local_world_size=1,
+        ) as store,
+    ):
+        for call in (
+            store.barrier,
+            lambda key, n: Barrier(store, key, n, 0),
+            lambda key, n: store.all_gather(key, b""),
+        ):
+            with pytest.raises(ValueError, match="the key of a barrier has 1 to"):
+                call("k" * 7950, 2)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import Me, Team
 
 import shmstore
 from shmstore import (
@@ -23,6 +24,7 @@ from shmstore import (
     TCPStore,
     TCPStoreServer,
 )
+from shmstore._names import listed
 from shmstore.checkpoint import BarrierConfig, HybridStoreBarrier, create_barrier_from_config
 from shmstore.testing.contract import Later, in_threads
 
@@ -121,7 +123,8 @@ def test_a_host_that_nobody_leaves_waits_five_seconds(port: int) -> None:
         ("hybrid://h:1", {"rank": 0}, "needs rank and world_size"),
         ("hybrid://h:1", {"rank": 0, "world_size": 2}, "LOCAL_WORLD_SIZE"),
         ("hybrid://h:1?local_world_size=2", {"rank": 0, "world_size": 3}, "no multiple"),
-        ("hybrid://h:1?local_world_size=0", {"rank": 0, "world_size": 3}, "1 to"),
+        ("hybrid://h:1?local_world_size=0", {"rank": 0, "world_size": 3}, "local_world_size must be 1 to 3, got 0"),
+        ("hybrid://h:0?local_world_size=1", {"rank": 0, "world_size": 1}, "a port that all ranks know"),
         ("hybrid://h?local_world_size=1", {"rank": 0, "world_size": 1}, "hybrid://HOST:PORT"),
         ("hybrid://h:1?local_world_size=x", {}, "whole number"),
         ("hybrid://h:1?persist=true", {}, "no option"),
@@ -166,6 +169,47 @@ def test_the_agents_store(environ: Any) -> None:
             HybridStore.from_env(timeout=LONG).close()  # a segment stays until all its ranks have been there
 
 
+def test_what_attempts_before_left_is_removed(environ: Any, port: int, team: Team) -> None:
+    run = f"run-{os.getpid()}"
+    for attempt in (0, 1):
+        child = team.start(_stays, f"hybrid.{run}.{port}.{attempt}.0")
+        child.hear()
+        child.kill()
+    more = {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "GROUP_WORLD_SIZE": "1"}
+    environ(0, port, **more, TORCHELASTIC_RUN_ID=run, TORCHELASTIC_RESTART_COUNT="2")
+    with HybridStore.from_env(timeout=LONG):
+        assert [one for one in listed() if run in one] == [f"hybrid.{run}.{port}.2.0"]
+
+
+def _stays(me: Me, name: str) -> None:
+    store = ShmStore(name)
+    me.say(store.name)
+    me.hear()
+
+
+@pytest.mark.parametrize("half", ["node", "world"])
+def test_a_half_that_was_closed_before_keeps_the_other_no_longer(port: int, half: str) -> None:
+    store: Any = shmstore.connect(f"hybrid://127.0.0.1:{port}?local_world_size=1&timeout=30", rank=0, world_size=1)
+    name = store.node.name
+    getattr(store, half).close()
+    store.close()
+    store.close()
+    assert name not in listed()
+    with pytest.raises(shmstore.StoreConnectionError):
+        TCPStore("127.0.0.1", port, timeout=0.1)
+
+
+def test_two_threads_close_the_host_and_both_wait(port: int) -> None:
+    url = f"hybrid://127.0.0.1:{port}?local_world_size=1&timeout=30"
+    host = shmstore.connect(url, rank=0, world_size=2)
+    other = shmstore.connect(url, rank=1, world_size=2)
+    calls = [Later(host.close) for _ in range(2)]
+    other.set("k", b"1")
+    other.close()
+    for call in calls:
+        call.result()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -175,6 +219,8 @@ def test_the_agents_store(environ: Any) -> None:
         ({"GROUP_WORLD_SIZE": "3"}, "same number"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR"),
         ({"MASTER_PORT": "x"}, "MASTER_PORT"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT must be 1 to 65535"),
+        ({"TORCHELASTIC_RESTART_COUNT": "-1"}, "TORCHELASTIC_RESTART_COUNT must be a number"),
     ],
 )
 def test_environments_that_are_refused(environ: Any, port: int, more: dict[str, str], said: str) -> None:

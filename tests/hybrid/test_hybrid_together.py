@@ -16,6 +16,7 @@ from shmstore import (
     BrokenBarrierError,
     HybridStore,
     PrefixStore,
+    ShmStore,
     StoreConnectionError,
     checkpoint,
     elastic,
@@ -291,3 +292,47 @@ def test_under_torch(stores: list[HybridStore]) -> None:
     in_threads(4, lambda i: elastic.barrier(made[i], 4, "bar", 20))
     for one in made:
         one.close()
+
+
+@pytest.mark.parametrize("shape", [(2, 2)])
+def test_calls_of_one_name_are_meetings_of_their_own(stores: list[HybridStore]) -> None:
+    """As on a flat store: the verb, elastic's barrier, all_gather and synchronize."""
+    calls: list[Callable[[int], Any]] = [
+        lambda i: stores[i].barrier("n", 4, LONG),
+        lambda i: elastic.barrier(stores[i], 4, "n", LONG, rank=i),
+        lambda i: stores[i].all_gather("n", b"a%d" % i, LONG),
+        lambda i: elastic.synchronize(stores[i], b"s%d" % i, i, 4, "n", LONG),
+    ]
+    for call in calls:
+        with pytest.raises(BarrierTimeoutError):
+            alone(call, stores)
+        results = in_threads(4, call)
+        if results[0] is not None:
+            assert len(set(map(tuple, results))) == 1
+    assert stores[0].all_gather("n", b"") == [b"a0", b"a1", b"a2", b"a3"]
+
+
+def alone(call: Callable[[int], Any], stores: list[HybridStore]) -> None:
+    """The call by rank 0 alone, who is not let through."""
+    whole = Once._limit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Once, "_limit", lambda once, timeout: min(whole(once, timeout), 50_000_000))
+        call(0)
+
+
+@pytest.mark.parametrize("shape", [(2, 2)])
+def test_who_left_is_missing_and_may_come_again(of: Callable[[int], Cluster], stores: list[HybridStore]) -> None:
+    stores[1].close()
+    with pytest.raises(BarrierTimeoutError, match=r"rank 1 \(node 0, .*left"):
+        stores[0].barrier("n", 4, 0.3)
+    again = HybridStore(
+        ShmStore(stores[0].node.name, rank=1),  # type: ignore[attr-defined]
+        of(2).world.open(),
+        node_rank=0,
+        num_nodes=2,
+        local_rank=1,
+        local_world_size=2,
+    )
+    with again:
+        ranks = [stores[0], again, *stores[2:]]
+        in_threads(4, lambda i: ranks[i].barrier("n", 4, LONG))

@@ -369,6 +369,98 @@ def test_what_was_held_was_done_as_the_wait_was_taken_back(fake: Fake) -> None:
         assert len(fake.peers) == 1
 
 
+def test_what_is_hoped_for_is_known_by_its_bytes_and_everything_else_is_read(fake: Fake) -> None:
+    """Whether the answers come at once, torn, or otherwise."""
+    said = [encode_reply(Op.WAIT, 0) + encode_reply(Op.COMPARE_SET, b"over"), b""]
+
+    def on(peer: Peer, request: Request) -> Answer:
+        if request.op is Op.PING:
+            return encode_reply(Op.PING, ANSWERED)
+        return b"" if request.op is Op.WAIT else said[0] if request.op is Op.HOLD else NotImplemented
+
+    fake.on = on
+    then = [(Op.COMPARE_SET, (b"/state", b"", b"over"))]
+
+    def meet(store: TCPStore) -> Any:
+        deadline = time.monotonic_ns() + 20 * 10**9
+        first = [(Op.ADD, (b"/n", 1))]
+        return store._ask_and_await("meet", first, [b"k"], then, deadline, lambda _: False, lambda: False, [b"over"])
+
+    with TCPStore("127.0.0.1", fake.port, timeout=10) as store:
+        assert meet(store) == (True, [b"over"])
+        fake.torn = True
+        assert meet(store) == (True, [b"over"])
+        fake.torn = False
+        said[0] = encode_reply(Op.WAIT, 0) + encode_reply(Op.COMPARE_SET, b"another")
+        assert meet(store) == (True, [b"another"])
+        assert store.add("n", 0) == 3
+        assert len(fake.peers) == 1, "the connection is whole"
+
+
+# -- what is posted ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_posted_is_answered_later(fake: Fake, store: TCPStore) -> None:
+    """Its answers are read by the next call of the connection, whatever that is."""
+    gate = threading.Event()
+
+    def on(peer: Peer, request: Request) -> Answer:
+        if request.op is Op.DELETE_KEY:
+            assert gate.wait(20)
+            return encode_reply(Op.DELETE_KEY, 0)
+        return NotImplemented
+
+    fake.on = on
+    post: list[Any] = [(Op.SET, (b"/k", b"v")), (Op.DELETE_KEY, (b"/gone",))]
+    store._post("set", post)
+    gate.set()
+    assert store.get("k") == b"v"
+    store._post("set", post)
+    store._post("set", [(Op.SET, (b"/k", b"w"))])
+    with pytest.raises(StoreTimeoutError):
+        store.wait(["gone"], 0.3)
+    store._post("set", post)
+    assert _meet(store, 0.05) == (True, None)
+    assert len(fake.peers) == 1, "the connection was used on"
+
+
+def test_a_connection_that_owes_an_answer_is_not_stale_unless_it_has_ended(
+    fake: Fake, store: TCPStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "STALE_NS", 0)
+    fake.on = lambda peer, request: encode_reply(Op.DELETE_KEY, 0) if request.op is Op.DELETE_KEY else NotImplemented
+    store._post("set", [(Op.DELETE_KEY, (b"/gone",))])
+    fake.until(lambda: fake.asked(Op.DELETE_KEY))
+    assert store.add("n", 1) == 1
+    assert len(fake.peers) == 1
+    store._post("set", [(Op.DELETE_KEY, (b"/gone",))])
+    fake.drop_all()
+    assert store.add("n", 1) == 2
+    assert len(fake.peers) == 2
+
+
+def test_who_is_still_sending_is_heard_to_the_end(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patience is for silence: a piece each 0.2 s, of an answer that takes three times the patience."""
+    for module in (connection, verbs):
+        monkeypatch.setattr(module, "PATIENCE_NS", 500_000_000)
+    answer = encode_reply(Op.GET, b"x" * 7)
+    pieces = [answer[i : i + 1] for i in range(len(answer) - 1)]
+    pause = threading.Event()
+
+    def on(peer: Peer, request: Request) -> Answer:
+        if request.op is not Op.GET:
+            return NotImplemented
+        for piece in pieces:
+            peer.send(piece)
+            pause.wait(0.1)
+        return answer[-1:]
+
+    fake.on = on
+    fake.keys[b"/k"] = b"x"
+    with TCPStore("127.0.0.1", fake.port, timeout=0.3) as store:
+        assert store.get("k") == b"x" * 7
+
+
 def test_a_wait_that_timed_out_gives_its_connection_back_whole(fake: Fake, store: TCPStore) -> None:
     for _ in range(5):
         with pytest.raises(StoreTimeoutError):
