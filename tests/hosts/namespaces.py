@@ -178,11 +178,37 @@ def is_dead(process: Path) -> bool:
         return True
 
 
+def of_other_tests() -> set[int]:
+    """The processes of those that run tests beside this one (pytest-xdist).
+
+    The kernel soon gives the number of a namespace that is gone to another one, and that may be theirs.
+    """
+    me = os.environ.get("PYTEST_XDIST_WORKER")
+    parents: dict[int, int] = {}
+    found: set[int] = set()
+    for process in Path("/proc").iterdir() if me else ():
+        try:
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            told = (process / "environ").read_bytes().split(b"\0")
+        except (ValueError, OSError):  # none, or one that has ended
+            continue
+        if any(one.startswith(b"PYTEST_XDIST_WORKER=") and one != f"PYTEST_XDIST_WORKER={me}".encode() for one in told):
+            found.add(int(process.name))
+    for pid in parents:
+        line = [pid]
+        while line[-1] in parents and parents[line[-1]] != os.getppid():
+            line.append(parents[line[-1]])
+        if line[-1] in parents and line[-1] != os.getpid():
+            found.add(pid)
+    return found
+
+
 def holders(namespaces: set[str]) -> list[str]:
     """Who on this machine is in one of them, or holds one open: processes that live, descriptors, mounts."""
     found = []
+    others = of_other_tests()
     for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or is_dead(process):
+        if not process.name.isdigit() or int(process.name) in others or is_dead(process):
             continue
         for folder in ("ns", "fd"):
             try:
