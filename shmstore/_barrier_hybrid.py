@@ -116,9 +116,11 @@ class HybridBarrier(KeyBarrier):
             if index is None and told is not None:  # of an epoch in which nobody counts it
                 self._delete([told[0]])
         except StoreConnectionError as error:
-            why = f"{error}{self._and_who_died()}"
+            why = str(error)
             with suppress(StoreError):
-                self._desk.lose(epoch, f"rank {self._rank} (node {self._home.node_rank}): {why}")
+                if self._desk.lost(epoch) is None:
+                    why += self._and_who_died()
+                    self._desk.lose(epoch, f"rank {self._rank} (node {self._home.node_rank}): {why}")
                 self._desk.resign(epoch, self._local)
             raise StoreConnectionError(why) from error.__cause__
         except BaseException:
@@ -128,11 +130,10 @@ class HybridBarrier(KeyBarrier):
         return index
 
     def _and_who_died(self) -> str:
-        """Of a lost world: whom of this node it may have been with, for an error."""
-        with suppress(StoreError):
-            dead = [f"rank {self._numbered(i)} (pid {one.pid})" for i, one in self._desk.gone().items() if one.pid]
-            return f"; of this node died: {', '.join(dead)}" if dead else ""
-        return ""
+        """Of this node, for the error of a world that is lost: maybe by that."""
+        gone = sorted(self._desk.gone().items())
+        dead = [f"rank {self._numbered(local)} (pid {one.pid})" for local, one in gone if one.state == "dead"]
+        return f"; of this node died: {', '.join(dead)}" if dead else ""
 
     def _numbered(self, local_rank: int) -> int:
         """A rank of this node by its number among all."""

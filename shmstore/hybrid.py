@@ -308,7 +308,8 @@ class HybridStore(HalvedStore):
     def close(self) -> None:
         """Closes both halves; the world's server too, where this handle hosts it. Idempotent.
 
-        One that `connect` or `from_env` made host it waits, for 5 s at most, until all other ranks have closed theirs.
+        One that `connect` or `from_env` made host it waits, for 5 s at most, until all other ranks have closed theirs;
+        the last one of a node tells it so, and gives a silent server 5 s, too.
         """
         if self._parting is not None and not self._closed:
             self._parting.leave(lambda: (self._node, self._signals().store))

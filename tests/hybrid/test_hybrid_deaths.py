@@ -329,3 +329,14 @@ def test_a_lost_world(crew: Crew, server: TCPStoreServer) -> None:
         assert elapsed < PATIENCE_S / 3
     crew.tell("wait", 3)
     assert crew.heard(3)[0][0] == "lost"
+
+
+def test_a_lost_world_may_be_lost_with_one_of_the_node(crew: Crew, server: TCPStoreServer) -> None:
+    crew.tell("wait", 2, 3)
+    crew.until_waiting(2)
+    pid = crew.kill(3)
+    server.close()
+    kind, text, _ = crew.heard(2)[0]
+    assert kind == "lost", text
+    assert f"; of this node died: rank 3 (pid {pid})" in text
+    assert text.count("of this node died") == 1
