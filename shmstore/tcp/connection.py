@@ -22,7 +22,7 @@ import socket
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from select import POLLIN, POLLOUT, poll
+from select import POLLIN, POLLOUT, POLLRDHUP, poll
 from time import monotonic_ns, sleep
 from typing import Any, Final
 
@@ -341,7 +341,11 @@ class Line:
             return False
         except OSError:
             return True
-        return not (said and self._owed)
+        if not said or not self._owed:
+            return True
+        ended = poll()  # behind what it owed it may have closed
+        ended.register(self._sock, POLLRDHUP)
+        return bool(ended.poll(0))
 
     def hang_up(self) -> None:
         """Ends it under the call that uses it, which gets an OSError. From any thread."""
