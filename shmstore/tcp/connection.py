@@ -61,6 +61,7 @@ BACKOFF_S: Final = (0.01, 1.0)
 STALE_NS: Final = 50_000_000
 """A connection that was idle for longer is looked at before it is used: the server may have gone meanwhile."""
 
+HEARS: Final = POLLIN | POLLRDHUP
 SLICE_MS: Final = 50.0
 LOOK_NS: Final = 100_000_000
 DAY_MS: Final = 86_400_000.0
@@ -126,7 +127,7 @@ class Line:
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
-        self._ready.register(sock, POLLIN)
+        self._ready.register(sock, HEARS)
         if sock.getsockname() == sock.getpeername():  # a retry may meet its own port where nobody listens
             raise ConnectionRefusedError("nobody listens: the port was given to the connecting socket itself")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -146,7 +147,7 @@ class Line:
                 self._ready.modify(self._sock, POLLOUT)
                 if self._ready.poll(left_ms(deadline)):
                     deadline = max(deadline, monotonic_ns() + PATIENCE_NS)
-                self._ready.modify(self._sock, POLLIN)
+                self._ready.modify(self._sock, HEARS)
 
     def _take(self, size: int, deadline: int) -> bytes:
         """The next `size` bytes; each piece gives the server 5 s more for the rest."""
@@ -335,17 +336,7 @@ class Line:
 
     def stale(self) -> bool:
         """True when the server has closed it, or said what nobody asked for, while it was idle."""
-        try:
-            said = self._sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        if not said or not self._owed:
-            return True
-        ended = poll()  # behind what it owed it may have closed
-        ended.register(self._sock, POLLRDHUP)
-        return bool(ended.poll(0))
+        return any(not self._owed or event != POLLIN for _, event in self._ready.poll(0))
 
     def hang_up(self) -> None:
         """Ends it under the call that uses it, which gets an OSError. From any thread."""

@@ -162,7 +162,19 @@ class Reader:
 class Direction:
     """From one socket to the other."""
 
-    __slots__ = ("born_ns", "deaf", "ended", "held", "link", "pending", "reading", "source", "target", "upward")
+    __slots__ = (
+        "born_ns",
+        "deaf",
+        "ended",
+        "held",
+        "link",
+        "pending",
+        "reading",
+        "source",
+        "target",
+        "upward",
+        "wanted",
+    )
 
     def __init__(self, link: Link, source: socket.socket, target: socket.socket, *, upward: bool, born_ns: int) -> None:
         self.link = link
@@ -173,6 +185,7 @@ class Direction:
         self.pending: deque[bytes] = deque()  # due, and the target took no more
         self.held = 0  # bytes that were read and not yet sent
         self.reading = True
+        self.wanted = IN if upward else OUT  # of the source's events
         self.ended = False  # the source said so
         self.deaf = False  # the source has nothing more to tell: it is not looked at
 
@@ -357,7 +370,9 @@ class Wire:
         wanted = IN if comes.reading and not comes.ended else 0
         if goes.pending or (goes is link.up and not link.connected):
             wanted |= OUT
-        self.epoll.modify(sock.fileno(), wanted)
+        if wanted != comes.wanted:
+            comes.wanted = wanted
+            self.epoll.modify(sock.fileno(), wanted)
 
     # -- events -------------------------------------------------------------------------------------------------------
 

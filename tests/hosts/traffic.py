@@ -47,6 +47,8 @@ from shmstore import TCPStore, elastic
 
 PATIENCE_S: Final = 60.0
 QUIET_S: Final = 0.02
+WARM: Final = 6
+"""Rounds before it counts: a forked process copies a page of its parent's when it first writes to it."""
 MEETS: Final = 2
 """The priority of a rank that meets; the server and the relay go before it, as they would be other machines."""
 
@@ -154,7 +156,8 @@ def measure(kind: str, nodes: int, plan: Plan) -> list[Row]:
 def measure_way(kind: str, way: str, nodes: int, plan: Plan, relay: Relay, ranks: Sequence[Process]) -> Row:
     world = len(ranks)
     lasts = [world - 1, 0, world // 2]
-    one_round(way, "warm", relay, ranks, world - 1)
+    for i in range(WARM):
+        one_round(way, f"warm{i}", relay, ranks, lasts[i % 3])
     relay.quiet(QUIET_S)
     relay.reset()
     spans = [one_round(way, f"round{i}", relay, ranks, lasts[i % 3]) for i in range(plan.rounds)]
