@@ -55,8 +55,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from shmstore import elastic
-from shmstore._barrier_keys import ROOM, break_of
-from shmstore._barrier_words import NAMED_MAX, Break, named, span_text
+from shmstore._barrier_keys import ROOM
+from shmstore._barrier_words import NAMED_MAX, Break, break_of, named, span_text
 from shmstore._checkpoint_base import MENDED_BY
 from shmstore._deadline import Timeout, as_timedelta, seconds, span_ns
 from shmstore._elastic_places import LOOK_S, Place, Places, differs

@@ -12,7 +12,8 @@ from dataclasses import replace
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
-from shmstore._barrier_keys import ROOM, Arrival, KeyBarrier, Known, State
+from shmstore._barrier_keys import ROOM, KeyBarrier, Known
+from shmstore._barrier_state import Arrival, State
 from shmstore._barrier_words import Break, Missing, peer_text
 from shmstore._deadline import FOREVER
 from shmstore._hybrid_desk import NOBODY, OVER, Desk, lost_of, state_of

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,3 +118,24 @@ def named(names: Sequence[str], more: int = 0) -> str:
     if more:
         names.append(f"{more} more")
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+PARTS: Final[dict[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("rank", "pid", "arrived", "node"), (int, type(None))),
+    **dict.fromkeys(("kind", "note"), (str,)),
+    **dict.fromkeys(("host", "waiting_on"), (str, type(None))),
+    "elapsed": (int, float, type(None)),
+    "missing": (tuple,),
+}
+
+
+def break_of(record: dict[str, Any] | None) -> Break | None:
+    """The Break of a record that `asdict` made, as JSON brings it back. ValueError, TypeError, KeyError: another."""
+    if record is None:
+        return None
+    made = Break(**{**record, "missing": tuple(record["missing"])})
+    if not all(type(part) in PARTS[name] for name, part in asdict(made).items()) or made.kind not in get_args(Kind):
+        raise ValueError("no cause of a break")
+    if not all(type(rank) is int for rank in made.missing):
+        raise ValueError("no ranks")
+    return made

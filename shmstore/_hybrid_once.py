@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from shmstore._barrier_keys import State
+    from shmstore._barrier_state import State
     from shmstore._deadline import Timeout
 
 __all__ = ["Once"]

@@ -20,7 +20,8 @@ from shmstore import errors
 from shmstore._deadline import DEFAULT, Timeout, deadline_after, seconds, span_ns
 from shmstore._keys import check_int, check_world_size
 from shmstore.tcp.codec import Op
-from shmstore.tcp.connection import PATIENCE_NS, Pool
+from shmstore.tcp.connection import PATIENCE_NS
+from shmstore.tcp.pool import Pool
 from shmstore.tcp.verbs import WORKERS, WireStore
 
 if TYPE_CHECKING:

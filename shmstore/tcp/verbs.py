@@ -46,7 +46,8 @@ from shmstore._keys import (
 )
 from shmstore.store import Capabilities, Store
 from shmstore.tcp.codec import FrameError, Limits, Op, Signal, split
-from shmstore.tcp.connection import PATIENCE_NS, Asked, Line, Pool, ping
+from shmstore.tcp.connection import PATIENCE_NS, Asked, Line, ping
+from shmstore.tcp.pool import Pool
 
 __all__ = ["WORKERS", "WireStore"]
 

@@ -11,8 +11,9 @@ import pytest
 from kinds import Duck, Plain, Swapping
 
 import shmstore
-from shmstore import BarrierTimeoutError, BrokenBarrierError, PeerDiedError, StoreError, _barrier_keys
-from shmstore._barrier_keys import Arrival, KeyBarrier, State
+from shmstore import BarrierTimeoutError, BrokenBarrierError, PeerDiedError, StoreError, _barrier_keys, _barrier_state
+from shmstore._barrier_keys import KeyBarrier
+from shmstore._barrier_state import Arrival, State
 from shmstore.testing.barriers import waiting
 from shmstore.testing.contract import Later, in_threads
 
@@ -242,9 +243,9 @@ def test_a_reset_that_nobody_remembers_counts_as_one() -> None:
     slow, other = KeyBarrier(slow_store, "b", 2, 0), KeyBarrier(store, "b", 2, 1)
     call = Later(slow.wait, 20)
     assert slow_store.there.wait(20)
-    for _ in range(2 * _barrier_keys.STARTS_KEPT):
+    for _ in range(2 * _barrier_state.STARTS_KEPT):
         other.reset()
-    assert len(json.loads(store.get("b/state"))[3]) == _barrier_keys.STARTS_KEPT
+    assert len(json.loads(store.get("b/state"))[3]) == _barrier_state.STARTS_KEPT
     slow_store.go.set()
     with pytest.raises(BrokenBarrierError, match="was reset"):
         call.result()

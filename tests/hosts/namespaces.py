@@ -178,37 +178,31 @@ def is_dead(process: Path) -> bool:
         return True
 
 
-def of_other_tests() -> set[int]:
-    """The processes of those that run tests beside this one (pytest-xdist).
+def of_other_tests(pid: int) -> bool:
+    """Whether it belongs to those that run tests beside this process (pytest-xdist), or has just ended.
 
     The kernel soon gives the number of a namespace that is gone to another one, and that may be theirs.
     """
     me = os.environ.get("PYTEST_XDIST_WORKER")
-    parents: dict[int, int] = {}
-    found: set[int] = set()
-    for process in Path("/proc").iterdir() if me else ():
-        try:
-            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            told = (process / "environ").read_bytes().split(b"\0")
-        except (ValueError, OSError):  # none, or one that has ended
-            continue
-        if any(one.startswith(b"PYTEST_XDIST_WORKER=") and one != f"PYTEST_XDIST_WORKER={me}".encode() for one in told):
-            found.add(int(process.name))
-    for pid in parents:
-        line = [pid]
-        while line[-1] in parents and parents[line[-1]] != os.getppid():
-            line.append(parents[line[-1]])
-        if line[-1] in parents and line[-1] != os.getpid():
-            found.add(pid)
-    return found
+    if me is None:
+        return False
+    try:
+        told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if any(one.startswith(b"PYTEST_XDIST_WORKER=") for one in told):
+            return f"PYTEST_XDIST_WORKER={me}".encode() not in told
+        line = [pid]  # up to who started the processes that run tests
+        while line[-1] > 1 and line[-1] != os.getppid():
+            line.append(int(Path(f"/proc/{line[-1]}/stat").read_text().rpartition(")")[2].split()[1]))
+    except OSError:
+        return True
+    return len(line) > 1 and line[-1] == os.getppid() and line[-2] != os.getpid()
 
 
 def holders(namespaces: set[str]) -> list[str]:
     """Who on this machine is in one of them, or holds one open: processes that live, descriptors, mounts."""
     found = []
-    others = of_other_tests()
     for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or int(process.name) in others or is_dead(process):
+        if not process.name.isdigit() or is_dead(process):
             continue
         for folder in ("ns", "fd"):
             try:
@@ -220,7 +214,7 @@ def holders(namespaces: set[str]) -> list[str]:
                     target = os.readlink(link)
                 except OSError:
                     continue
-                if target in namespaces:
+                if target in namespaces and not of_other_tests(int(process.name)):
                     found.append(f"{link} -> {target}")
     table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
     return found + [line for line in table.splitlines() if any(name in line for name in namespaces)]

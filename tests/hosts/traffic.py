@@ -12,11 +12,11 @@ round: the last rank, the first, one in the middle. Messages are requests and an
 was sent at once, which may be several of them. Both, and bytes, are those of a round.
 
 All processes share this machine's cores, and go before its others where they may (SCHED_RR): the relay and the server
-first, as they would be other machines; then the ranks that meet; last those that have been released. A process of the lowest
-class (SCHED_IDLE) runs on each core, so that no core has fallen asleep when a message comes: on a virtual machine that
-costs as much as all the rest. What the processes themselves take beside the round trips is shown as "no delay": the
-same time with a relay that sends on at once. Where that is much, a longer delay (--delay-ms 10) says how many round
-trips there are.
+first, as they would be other machines; then the ranks that meet; last those that have been released. A process of the
+lowest class (SCHED_IDLE) runs on each core, so that no core has fallen asleep when a message comes: on a virtual
+machine that costs as much as all the rest. What the processes themselves take beside the round trips is shown as "no
+delay": the same time with a relay that sends on at once. Where that is much, a longer delay (--delay-ms 10) says how
+many round trips there are.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from shmstore import (
     StoreTimeoutError,
     TCPStoreServer,
 )
-from shmstore.tcp import connection, verbs
+from shmstore.tcp import connection, pool, verbs
 from shmstore.tcp.client import TCPStore
 from shmstore.tcp.codec import ANSWERED, HELLO, Op, Request, encode, encode_reply
 from shmstore.testing.contract import Later
@@ -77,7 +77,7 @@ def test_a_server_that_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
                 failed.set()
                 fake.listen()
 
-        monkeypatch.setattr(connection, "sleep", note)
+        monkeypatch.setattr(pool, "sleep", note)
         with TCPStore("127.0.0.1", fake.port, timeout=20) as store:
             assert failed.is_set()
             store.set("k", b"v")
@@ -92,7 +92,7 @@ def test_pauses_grow_and_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
         if len(pauses) == 12:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(connection, "sleep", note)
+    monkeypatch.setattr(pool, "sleep", note)
     with pytest.raises(KeyboardInterrupt):
         TCPStore("127.0.0.1", free_port(), timeout=60)
     assert 0.005 <= pauses[0] <= 0.01
@@ -154,7 +154,7 @@ def test_somebody_answers_nothing(fake: Fake) -> None:
 
 
 def test_a_server_that_ends_the_first_connections(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "sleep", lambda _: None)
+    monkeypatch.setattr(pool, "sleep", lambda _: None)
     fake.on = lambda peer, request: None if peer.index < 3 else NotImplemented
     with TCPStore("127.0.0.1", fake.port, timeout=20) as store:
         store.set("k", b"v")
@@ -427,7 +427,7 @@ def test_what_is_posted_is_answered_later(fake: Fake, store: TCPStore) -> None:
 def test_a_connection_that_owes_an_answer_is_not_stale_unless_it_has_ended(
     fake: Fake, store: TCPStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "STALE_NS", 0)
+    monkeypatch.setattr(pool, "STALE_NS", 0)
     fake.on = lambda peer, request: encode_reply(Op.DELETE_KEY, 0) if request.op is Op.DELETE_KEY else NotImplemented
     store._post("set", [(Op.DELETE_KEY, (b"/gone",))])
     fake.until(lambda: fake.asked(Op.DELETE_KEY))
@@ -597,7 +597,7 @@ def sent_and_heard(fake: Fake, send: Any) -> Any:
 
 
 def test_a_connection_that_died_idle_is_not_used(fake: Fake, store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "STALE_NS", 0)
+    monkeypatch.setattr(pool, "STALE_NS", 0)
     store.set("k", b"v")
     fake.drop_all()
     assert store.get("k") == b"v"
@@ -618,12 +618,12 @@ def test_a_wait_has_a_connection_of_its_own_and_others_share_one(fake: Fake, sto
 
 
 def test_idle_connections_are_few(fake: Fake, store: TCPStore) -> None:
-    calls = [Later(store.get, "later", 20) for _ in range(connection.KEPT + 5)]
+    calls = [Later(store.get, "later", 20) for _ in range(pool.KEPT + 5)]
     fake.until(lambda: len(fake.asked(Op.WAIT)) == len(calls))
     store.set("later", b"v")
     for call in calls:
         call.result()
-    fake.until(lambda: sum(not peer.ended.is_set() for peer in fake.peers) == connection.KEPT)
+    fake.until(lambda: sum(not peer.ended.is_set() for peer in fake.peers) == pool.KEPT)
 
 
 def test_close_ends_every_connection(fake: Fake, store: TCPStore) -> None:
