@@ -8,7 +8,7 @@ has failed in the world (`_hybrid_world`).
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
@@ -32,8 +32,6 @@ __all__ = ["Home", "HybridBarrier"]
 
 REST_NS: Final = 100_000_000
 """How long a rank parks in the segment before it looks who lives."""
-LOOKS: Final = 10
-"""How often it does, before one of the node, beside the leader, looks at the state."""
 SLICE_NS: Final = 1_000_000_000
 """How long a leader waits in the world before it looks at the state: who broke it may have been killed before it woke
 the leaders."""
@@ -51,6 +49,29 @@ class Home(Protocol):
     def _signals(self) -> World: ...
 
 
+@dataclass(slots=True)
+class Stay:
+    """A rank in an epoch.
+
+    Attributes:
+        gather: the node's arrivals, as it last saw them.
+        told: what it has still to tell the world.
+        since_ns: when it last looked after what others were to say.
+    """
+
+    gather: Gather
+    told: Told | None
+    since_ns: int
+
+    def over(self, ns: int) -> bool:
+        """Whether that is so long ago; then it is now."""
+        now = monotonic_ns()
+        due = now - self.since_ns >= ns
+        if due:
+            self.since_ns = now
+        return due
+
+
 class HybridBarrier(KeyBarrier):
     """A barrier of all ranks of a HybridStore. See `Barrier` for what it does, the module for how."""
 
@@ -59,6 +80,8 @@ class HybridBarrier(KeyBarrier):
     _local: int
     _ended_by: ClassVar[tuple[str, ...]] = ("dead", "left")
     """As what a rank that has not come ends the epoch for all."""
+    _mark: ClassVar[tuple[int, ...]] = ()
+    """What the shape of its states ends with, so that no other kind of meeting takes them for its own."""
 
     @classmethod
     def _takes(cls, store: Any, raw: bytes, parties: int, rank: int | None) -> bool:
@@ -82,12 +105,12 @@ class HybridBarrier(KeyBarrier):
             )
         self._local = self._rank % size
         self._world = home._signals()  # noqa: SLF001 -- a part of the store
-        most = KEY_MAX - 2 * ROOM - self._world.before
+        most = KEY_MAX - 2 * ROOM - self._world.prefix_size
         if len(raw) > most:
             raise ValueError(f"the key of a barrier has 1 to {most} bytes here, this one has {len(raw)}")
         self._base = key_text(raw)
         self._home = home
-        self._first = State(self._parties, shape=(home.num_nodes, size))
+        self._first = State(self._parties, shape=(home.num_nodes, size, *self._mark))
         self._at = self._world.store
         self._ours = True
         self._known = Known(swaps=True, deletes=True)
@@ -166,10 +189,10 @@ class HybridBarrier(KeyBarrier):
 
     def _follow(self, attempt: Attempt, arrival: Arrival, gather: Gather, told: Told | None) -> int | None:
         """Until the epoch is over: leads where it is this rank's turn, and rests otherwise."""
-        epoch, led, rests = arrival.epoch, False, 0
+        epoch, stay = arrival.epoch, Stay(gather, told, monotonic_ns())
         state, lost = self._here(), self._desk.lost(epoch)
         while True:
-            if state is not None and (state.epoch > epoch or (state.epoch == epoch and state.cause is not None)):
+            if state is not None and _age(state) > (epoch, False):
                 late = state.epoch > epoch and arrival.place(state, self._rank, self._parties) is None
                 if late and attempt.only is None and self._desk.late(epoch):
                     return None
@@ -177,36 +200,39 @@ class HybridBarrier(KeyBarrier):
             if lost is not None:
                 attempt.epoch = None  # there is nobody to tell
                 raise StoreConnectionError(f"barrier {self.key!r}: the world is lost to this node: {lost}")
-            leads = gather.leader == self._local
-            if told is not None and (not leads or attempt.left_ns() == 0):
-                unsure = None if gather.sure else self._state_key()
-                self._world.tell(told, unsure, lambda raw: _age(self._seen(epoch, raw)) > (epoch, False))
-                told = None
-            rang, over = None, False
+            leads = stay.gather.leader == self._local
+            if stay.told is not None and (not leads or attempt.left_ns() == 0):
+                unsure = None if stay.gather.sure else self._state_key()
+                self._world.tell(stay.told, unsure, lambda raw: _age(self._seen(epoch, raw)) > (epoch, False))
+                stay.told = None
+            rang = None
             if attempt.left_ns() == 0:
                 state = self._since(epoch, self._look())
                 if _age(state) == (epoch, False):
                     self._late(attempt, state)
             elif leads:
-                over, passed = self._lead(attempt, epoch, state or self._first, told, again=led)
-                told, led = None, True
-                if passed:
+                if self._lead(attempt, epoch, state or self._first, stay):
                     return self._rank
             else:
                 foreseen = self._foresee(state or self._first, epoch)
-                rang = self._desk.rest(epoch, min(attempt.left_ns(), REST_NS))
+                rang = self._rest(attempt, epoch, stay)
                 if rang == foreseen:  # as a rule, and all that follows would say the same
                     return self._rank
-                rests += 1
-                if rang is None and rests % LOOKS == 0 and gather.second == self._local:
-                    self._since(epoch, self._look())  # for all of the node: its leader may be stopped
-            if rang is None and not over:
-                gather = self._around(epoch) or gather
+            if rang is None:
+                stay.gather = self._around(epoch) or stay.gather
                 rang = self._desk.rang(epoch)
             if rang is None:
                 state = self._here()
             else:
                 state, lost = self._heard(epoch, rang)
+
+    def _rest(self, attempt: Attempt, epoch: int, stay: Stay) -> bytes | None:
+        """Parks for a slice; what the bell says. One of the node looks at the state, too: its leader may be stopped."""
+        rang = self._desk.rest(epoch, min(attempt.left_ns(), REST_NS))
+        if rang is None and stay.gather.second == self._local and stay.over(self._again_ns()):
+            with suppress(StoreConnectionError):  # that is for the leader to say
+                self._since(epoch, self._look())
+        return rang
 
     def _heard(self, epoch: int, rang: bytes) -> tuple[State | None, str | None]:
         """What a bell says: a state behind the epoch, or why the world cannot be reached."""
@@ -216,10 +242,10 @@ class HybridBarrier(KeyBarrier):
             raise StoreError(f"{self!r}: its keys in the node were changed by others: {rang[:80]!r}")
         return state, lost
 
-    def _lead(self, attempt: Attempt, epoch: int, known: State, told: Told | None, *, again: bool) -> tuple[bool, bool]:
-        """One slice in the world, and the decision when all nodes have come. `known`: what the node knows.
+    def _lead(self, attempt: Attempt, epoch: int, known: State, stay: Stay) -> bool:
+        """One slice in the world, and the decision when all nodes have come. True: it is over, and as it was foreseen.
 
-        Whether they have: the state says what came of it. And whether that is known to be what was foreseen.
+        `known`: the state, as far as the node knows.
         """
         desk, seen_mask = self._desk, 0
 
@@ -233,8 +259,7 @@ class HybridBarrier(KeyBarrier):
                 self._at.set(self._who(self._home.node_rank), f"{epoch} {gather.mask:x}")
             return False
 
-        if again and told is None and self._complete_here(epoch):
-            told = self._telling(epoch)  # who was to do it may be dead
+        told, stay.told = stay.told or self._lost_words(epoch, stay), None
         found: list[State] = []
 
         def seen(raw: bytes) -> bool:
@@ -246,14 +271,23 @@ class HybridBarrier(KeyBarrier):
         nodes, then = self._nodes(epoch), self._decision(known)
         met, decided = self._world.meet(told, self._state_key(), nodes, then, deadline, seen, look, self._size())
         if not met or _age(found[0]) != (epoch, False):
-            return met, False
+            return False
         state = found[0]
         if state is not known and state != known:
             decided = None
         elif decided is not None and decided[0] == then[2].encode() and self._passed(epoch, then, decided[1]):
-            return True, True
+            return True
         self._pass(state, decided)
-        return True, False
+        return False
+
+    def _lost_words(self, epoch: int, stay: Stay) -> Told | None:
+        """What announces the node, where somebody else was to say it and it has not come: who was to may be dead."""
+        if not self._complete_here(epoch):
+            stay.since_ns = monotonic_ns()
+        elif stay.over(SLICE_NS if self._desk.gone() else self._again_ns()):
+            told = self._telling(epoch)
+            return None if self._world.there([told[0]])[0] else told
+        return None
 
     def _passed(self, epoch: int, then: Decision, values: list[bytes]) -> bool:
         """`_pass` in the fewest steps, where all went as foreseen; False: the node did not know what it should have."""
@@ -334,6 +368,10 @@ class HybridBarrier(KeyBarrier):
     def _size(self) -> int:
         """About how many bytes all nodes send and get for it."""
         return 0
+
+    def _again_ns(self) -> int:
+        """After how long what should have come from the world, or have come there, is looked after."""
+        return SLICE_NS
 
     def _complete_here(self, epoch: int) -> bool:
         return self._here_so_far(epoch) == self._desk.full
@@ -425,7 +463,7 @@ class HybridBarrier(KeyBarrier):
         there = self._world.there(self._nodes(state.epoch))
         away = [node for node, came in enumerate(there) if not came]
         if mine in away and here == self._desk.full:  # whose last arriver has not said so yet
-            self._world.tell(self._telling(state.epoch), None, lambda _: False)
+            self._world.say(self._telling(state.epoch))
             away.remove(mine)
         for node, mask in zip(away, self._masks(state.epoch, away, here), strict=True):
             missing += [node * size + local for local in range(size) if not mask >> local & 1]

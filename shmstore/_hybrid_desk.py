@@ -177,8 +177,9 @@ class Desk:
         return rang is not None and rang.startswith(LATE)
 
     def lose(self, epoch: int, why: str) -> None:
-        """Wakes them, as the world cannot be reached; unless `now` went past the epoch before."""
-        self._node.compare_set(self._bell(epoch), "", LOST + why.encode("utf-8", "replace"))
+        """Wakes them, as the world cannot be reached; unless it rang before. Of a full node: as `ring`."""
+        with suppress(StoreFullError):
+            self._node.compare_set(self._bell(epoch), "", LOST + why.encode("utf-8", "replace"))
 
     def rang(self, epoch: int) -> bytes | None:
         """What the bell said, or None."""

@@ -17,6 +17,7 @@ from shmstore._deadline import seconds
 from shmstore._keys import VALUE_MAX, key_text
 from shmstore.barrier import Attempt
 from shmstore.errors import BarrierTimeoutError, StoreError
+from shmstore.tcp.connection import patience_ns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,7 @@ class Once(HybridBarrier):
     """
 
     _mended_by = "a name serves once: use another"
+    _mark = (1,)
     _ended_by = ("dead",)  # who left may come again, as on a flat store: it has not come
 
     def __init__(
@@ -98,6 +100,10 @@ class Once(HybridBarrier):
             return 0
         nodes = self._home.num_nodes  # each gets the values of all, as if they were as long as this one
         return len(self._value) * self._parties * (nodes + 1)
+
+    def _again_ns(self) -> int:
+        """What is exchanged may take long on its way, and is not to be sent or fetched twice."""
+        return super()._again_ns() if self._value is None else patience_ns(self._size())
 
     def _wanted(self, epoch: int) -> list[str]:
         return self._nodes(epoch) if self._value is not None else []

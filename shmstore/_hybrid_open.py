@@ -43,7 +43,7 @@ class Parting:
         self._guests = self._size - (self._node == 0)  # the host is rank 0
         self._hosts = place.hosts
         self._pid = os.getpid()
-        self._leaving = threading.Lock()
+        self._leaving = threading.RLock()  # a signal handler may close what is being closed
 
     def _dead(self, node: Store) -> int:
         """How many of the node's ranks will never close."""

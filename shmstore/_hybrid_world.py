@@ -18,7 +18,7 @@ from shmstore.prefix import PrefixStore
 from shmstore.shm import ShmStore
 from shmstore.store import Store
 from shmstore.tcp.codec import Op, Signal
-from shmstore.tcp.connection import Asked, patience_ns
+from shmstore.tcp.connection import Asked, patience_ns, ping
 from shmstore.tcp.verbs import WireStore
 
 __all__ = ["Told", "World", "unwatched", "world_of"]
@@ -41,10 +41,10 @@ class World:
     _slices: ClassVar[tuple[int, int]] = (100_000_000, 100_000_000)
     """The first slice of a wait, and the longest."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, prefix_size: int) -> None:
         self.store: Final = store
-        self.before = 0
-        """Bytes that are put before a key, where that is not the store's own matter: of what a key may have."""
+        self.prefix_size: Final = prefix_size
+        """By how many bytes a key is longer in the store below all prefixes."""
 
     def tell(self, told: Told, state: tuple[str, str] | None, seen: Seen) -> None:
         """Sets the one key, and deletes the other; before that it reads the state, where `state` says of which.
@@ -57,6 +57,10 @@ class World:
         self.store.set(key, value)
         if gone is not None:
             self.store.delete_key(gone)
+
+    def say(self, told: Told) -> None:
+        """`tell`, and returns when it is done."""
+        self.tell(told, None, lambda _: False)
 
     def meet(
         self,
@@ -135,7 +139,7 @@ class ForeignWorld(World):
     _slices: ClassVar[tuple[int, int]] = (1_000_000_000, 1_000_000_000)
 
     def __init__(self, store: ForeignStore) -> None:
-        super().__init__(store)
+        super().__init__(store, 0)
         self._foreign: Final = store
 
     def _rest(self, keys: Sequence[str], ns: int) -> bool:
@@ -146,10 +150,9 @@ class WireWorld(World):
     """A TCPStore of ours."""
 
     def __init__(self, store: Store, wire: WireStore, before: bytes) -> None:
-        super().__init__(store)
+        super().__init__(store, len(before))
         self._wire: Final = wire
         self._before: Final = b"/" + before
-        self.before = len(before)
 
     def _key(self, key: str) -> bytes:
         return self._before + key.encode("utf-8", "surrogateescape")
@@ -170,6 +173,9 @@ class WireWorld(World):
             self._wire._post(doing, asked)  # if it gets lost, the leader says it again
         else:
             seen(bytes(self._wire._ask(doing, [self._state(state), *asked], patience_ns(len(told[1])))[0]))
+
+    def say(self, told: Told) -> None:
+        self._wire._ask(f"set({told[0]!r})", [*self._asked(told), ping()], patience_ns(len(told[1])))
 
     def meet(
         self,
@@ -222,7 +228,7 @@ def world_of(store: Store) -> World:
     if isinstance(made, ForeignStore):
         return ForeignWorld(made)
     if not isinstance(below, WireStore):
-        return World(made)
+        return World(made, len(before))
     below.set_timeout(0)  # who does not answer is given 5 s
     return WireWorld(made, below, before)
 

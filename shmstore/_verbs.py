@@ -161,7 +161,11 @@ class SegmentStore(Handle):
 
     def _peek(self, key: Key) -> bytes | None:
         value = door_get(self._door, key)
-        return value if value is not None else super()._peek(key)
+        if value is not None or door_check(self._door, (key,)) is False:
+            return value
+        raw = key_bytes(key)
+        with Wait(self, f"get({shown(raw)})", None) as wait:
+            return self._read("get", raw, wait)
 
     def _count(self, prefix: bytes) -> int:
         number = ffi.new("int64_t *")

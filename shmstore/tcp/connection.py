@@ -84,7 +84,7 @@ class Line:
     guard: the call that took it from the pool
     """
 
-    __slots__ = ("_owed", "_ready", "_rest", "_sock", "given_ns", "holds")
+    __slots__ = ("_owed", "_posted", "_ready", "_rest", "_sock", "given_ns", "holds")
 
     def __init__(self, family: int) -> None:
         self._sock = socket.socket(family, socket.SOCK_STREAM)
@@ -93,6 +93,8 @@ class Line:
         self._rest = b""
         self._owed: list[Asked] = []
         """What was asked, and its answers were not waited for."""
+        self._posted = 0
+        """Bytes that were sent since the last answer, and may still be on their way."""
         self.given_ns = 0
         self.holds = False
         """Whether the server knows HOLD."""
@@ -175,16 +177,18 @@ class Line:
 
     def post(self, asked: Sequence[Asked], deadline: int) -> None:
         """Sends the requests in one write. Their answers are read by the next call, before its own."""
-        self._send(b"".join([encode(op, *fields) for op, fields in asked]), deadline)
+        data = b"".join([encode(op, *fields) for op, fields in asked])
+        self._send(data, deadline)
         self._answers((), deadline)
+        self._posted += len(data)
         self._owed = [one for one in asked if reply_parser(*one) is not None]
 
     def _answers(self, asked: Sequence[Asked], deadline: int) -> list[Any]:
         """Those of the requests, in order, behind what is owed: None where there is none to come.
 
-        The server has 5 s at the least, also where it took long to send the requests.
+        The server has 5 s at the least, also where it took long to send the requests, and more behind what was posted.
         """
-        deadline = max(deadline, monotonic_ns() + PATIENCE_NS)
+        deadline = max(deadline, monotonic_ns() + patience_ns(self._posted))
         owed, self._owed = self._owed, []
         if owed:
             self._answers(owed, deadline)
@@ -194,6 +198,7 @@ class Line:
             answer = None if parser is None else self._read(parser, deadline)
             if op is Op.PING and answer != fields[0]:
                 raise FrameError(f"{answer:#010x} for a PING of {fields[0]:#010x}")
+            self._posted = 0
             answers.append(answer)
         return answers
 

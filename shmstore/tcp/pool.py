@@ -146,7 +146,7 @@ class Pool:
             self.drop(line)
 
     def give(self, line: Line) -> None:
-        """Takes a connection back whose answers have all been read."""
+        """Takes a connection back whose answers have all been read, or are owed."""
         self._busy.discard(line)
         line.given_ns = monotonic_ns()
         if len(self._idle) >= KEPT:

@@ -105,7 +105,7 @@ def test_waits_that_are_taken_back_are_counted(cluster: Cluster) -> None:
     assert child.hear() == "open"
     relay.quiet()
     relay.reset()
-    assert str(ask(child, "wait", ["never"], 0.05)).startswith("StoreTimeoutError")
+    assert str(ask(child, "wait", ["never"], 1.0)).startswith("StoreTimeoutError")
     total = relay.counts().total
     assert total.ops["WAIT"] == total.ops["CANCEL_WAIT"] == 1
     before = total.answers

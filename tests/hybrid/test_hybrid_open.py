@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,15 +201,55 @@ def test_a_half_that_was_closed_before_keeps_the_other_no_longer(port: int, half
         TCPStore("127.0.0.1", port, timeout=0.1)
 
 
-def test_two_threads_close_the_host_and_both_wait(port: int) -> None:
+@pytest.fixture
+def leaving(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a host waits for the others."""
+    waits = threading.Event()
+    whole = TCPStore.wait
+
+    def wait(store: TCPStore, keys: Any, timeout: Any = None) -> None:
+        if "hybrid/bye" in str(keys):
+            waits.set()
+        whole(store, keys, timeout)
+
+    monkeypatch.setattr(TCPStore, "wait", wait)
+    return waits
+
+
+def test_two_threads_close_the_host_and_both_wait(port: int, leaving: threading.Event) -> None:
     url = f"hybrid://127.0.0.1:{port}?local_world_size=1&timeout=30"
     host = shmstore.connect(url, rank=0, world_size=2)
     other = shmstore.connect(url, rank=1, world_size=2)
-    calls = [Later(host.close) for _ in range(2)]
+    calls = [Later(host.close)]
+    assert leaving.wait(LONG)
+    calls.append(Later(host.close))
+    calls[1]._thread.join(0.3)
+    assert not calls[1].done, "it does not end the server under the one that waits"
     other.set("k", b"1")
     other.close()
     for call in calls:
         call.result()
+
+
+def test_a_signal_handler_closes_the_host_that_is_closing(port: int, leaving: threading.Event) -> None:
+    url = f"hybrid://127.0.0.1:{port}?local_world_size=1&timeout=30"
+    host = shmstore.connect(url, rank=0, world_size=2)
+    other = shmstore.connect(url, rank=1, world_size=2)
+    handled = threading.Event()
+
+    def handler(*_: object) -> None:
+        host.close()
+        handled.set()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        call = Later(lambda: leaving.wait(LONG) and os.kill(os.getpid(), signal.SIGUSR1))
+        host.close()
+        call.result()
+        assert handled.is_set()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        other.close()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from shmstore import (
     checkpoint,
     elastic,
 )
+from shmstore import _barrier_hybrid as hybrid
 from shmstore._hybrid_once import Once
 from shmstore.barrier import Barrier
 from shmstore.tcp import connection
@@ -229,6 +230,31 @@ class TestTheWire:
         assert max(found[2][0], found[8][0]) <= 3 * 2
         for size, (_, count) in found.items():
             assert 2 * size * 1000 < count < 2 * size * 1000 + 2000 + 2 * size * 8
+
+    def test_a_blob_goes_once_however_long_the_others_take(
+        self, of: Callable[[int], Cluster], writes: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody says again what has been said, or is on its way, slice by slice."""
+        monkeypatch.setattr(hybrid, "SLICE_NS", 20_000_000)
+        monkeypatch.setattr(hybrid, "REST_NS", 10_000_000)
+        stores = [of(2).open(rank, 4) for rank in range(4)]
+        value = b"x" * 10_000
+        early = [Later(store.all_gather, "g", value, LONG) for store in stores[:3]]
+        inside.until(lambda: sum(size > 20_000 for size in writes) == 1)
+        looks = len(writes)
+        inside.until(lambda: len(writes) > looks + 10)
+        assert stores[3].all_gather("g", value, LONG) == [value] * 4
+        for call in early:
+            call.result()
+        assert sum(size > 20_000 for size in writes) == 2
+
+
+def test_names_of_meetings_are_not_names_of_barriers(of: Callable[[int], Cluster]) -> None:
+    stores = [of(1).open(rank, 2) for rank in range(2)]
+    barriers = [Barrier(store, "init/barrier", 2, rank) for rank, store in enumerate(stores)]
+    in_threads(2, lambda i: barriers[i].wait(LONG))
+    with pytest.raises(ValueError, match="was made for"):
+        stores[0].barrier("init", 2, 1)
 
 
 @pytest.mark.parametrize("shape", [(2, 2)])
