@@ -34,6 +34,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from datetime import timedelta
+from functools import lru_cache
 from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol, cast
@@ -355,4 +356,12 @@ def _check_world(rank: int | None, world_size: int) -> None:
 
 
 def _limit(timeout: Timeout) -> timedelta:
+    try:
+        return _known_limit(timeout)
+    except TypeError:  # also of what cannot be a key of the cache
+        return min(as_timedelta(timeout), _FOREVER)
+
+
+@lru_cache(maxsize=64, typed=True)  # as of `span_ns`
+def _known_limit(timeout: Timeout) -> timedelta:
     return min(as_timedelta(timeout), _FOREVER)

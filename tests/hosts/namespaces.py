@@ -7,7 +7,6 @@ the others, as it is behind a router, and no "no route to host" after the three 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import os
@@ -159,10 +158,13 @@ def before_others(priority: int) -> str:
     return "not at all"
 
 
-def turn(priority: int) -> None:
-    """From now on with that priority, where `before_others` got one; who has a higher one goes first, at once."""
-    with contextlib.suppress(OSError):
-        os.sched_setparam(0, os.sched_param(priority))
+def turn(priority: int) -> Callable[[], object]:
+    """What gives this process that priority, where `before_others` got one: who has a higher one goes first, at once.
+
+    Made beforehand, as it is called while others wait for the processor.
+    """
+    change = functools.partial(os.sched_setparam, 0, os.sched_param(priority))
+    return change if os.sched_getscheduler(0) == os.SCHED_RR else int
 
 
 def of_process(pid: int) -> set[str]:

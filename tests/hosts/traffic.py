@@ -89,17 +89,18 @@ WAYS: Final = ("elastic.barrier", "elastic.synchronize", "Store.barrier", "Barri
 def member(me: Any, rank: Rank, kind: str, address: Address, size: int) -> None:
     """A rank: meets as it is told, until it is killed; says when it came and when it left."""
     namespaces.before_others(MEETS)
+    forward, back = namespaces.turn(MEETS), namespaces.turn(MEETS - 1)
     with ExitStack() as stack:
         meet = ways(STORES[kind](stack, rank, address), rank, b"%d" % rank.number * size)
         me.ready()
         while True:
             way, key = me.hear()
-            namespaces.turn(MEETS)
+            forward()
             me.say("coming")
             came = monotonic()
             meet[way](key)
             left = monotonic()
-            namespaces.turn(MEETS - 1)  # those who are still to be released go before what it says
+            back()  # those who are still to be released go before what it says
             me.say((came, left))
 
 
