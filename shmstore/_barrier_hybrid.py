@@ -1,52 +1,35 @@
 """HybridBarrier: a Barrier of all ranks of a HybridStore, by messages per node. docs/hybrid.md says how, and why so.
 
-Its state is KeyBarrier's, one key of the world that changes by compare_set only; so are its resets, and what is told of
-a broken epoch. Here is how the ranks come to move it: gathered in the node (`_hybrid_desk`), their leaders and whoever
-has failed in the world (`_hybrid_world`).
+What is known of a meeting is in `_hybrid_state`. Here is how the ranks come to move it: gathered in the node
+(`_hybrid_desk`), their leaders and whoever has failed in the world (`_hybrid_world`).
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-from shmstore._barrier_keys import ROOM, KeyBarrier, Known
 from shmstore._barrier_state import Arrival, State
-from shmstore._barrier_words import Break, Missing, peer_text
+from shmstore._barrier_words import Break
 from shmstore._deadline import FOREVER
-from shmstore._hybrid_desk import NOBODY, OVER, Desk, lost_of, state_of
-from shmstore._keys import KEY_MAX, key_text
-from shmstore.barrier import Attempt, nodes_of, peers_of_store, store_home
+from shmstore._hybrid_desk import NOBODY, OVER, lost_of, state_of
+from shmstore._hybrid_state import HybridState, age
+from shmstore.barrier import Attempt, nodes_of, store_home
 from shmstore.errors import StoreConnectionError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from shmstore._hybrid_desk import Gather
-    from shmstore._hybrid_world import Decided, Decision, Told, World
-    from shmstore.store import Store
+    from shmstore._hybrid_world import Decision, Told
 
-__all__ = ["Home", "HybridBarrier"]
+__all__ = ["HybridBarrier"]
 
 REST_NS: Final = 100_000_000
 """How long a rank parks in the segment before it looks who lives."""
 SLICE_NS: Final = 1_000_000_000
 """How long a leader waits in the world before it looks at the state: who broke it may have been killed before it woke
 the leaders."""
-
-
-class Home(Protocol):
-    """What a meeting needs of its HybridStore."""
-
-    rank: int
-    node_rank: int
-    num_nodes: int
-    local_world_size: int
-
-    def _resting(self) -> Store: ...
-    def _signals(self) -> World: ...
 
 
 @dataclass(slots=True)
@@ -72,49 +55,12 @@ class Stay:
         return due
 
 
-class HybridBarrier(KeyBarrier):
+class HybridBarrier(HybridState):
     """A barrier of all ranks of a HybridStore. See `Barrier` for what it does, the module for how."""
-
-    _home: Home
-    _desk: Desk
-    _local: int
-    _ended_by: ClassVar[tuple[str, ...]] = ("dead", "left")
-    """As what a rank that has not come ends the epoch for all."""
-    _mark: ClassVar[tuple[int, ...]] = ()
-    """What the shape of its states ends with, so that no other kind of meeting takes them for its own."""
 
     @classmethod
     def _takes(cls, store: Any, raw: bytes, parties: int, rank: int | None) -> bool:
         return store_home(store, raw) is None and nodes_of(store, raw, parties, rank) is not None
-
-    def _setup(self) -> None:
-        self._place()
-        self._now()
-
-    def _place(self) -> None:
-        """Finds its keys; asks nobody."""
-        found = nodes_of(self._store, self._raw, self._parties, self._rank)
-        if found is None or self._rank is None:
-            raise ValueError(f"{self!r}: not all ranks of a HybridStore: shmstore.Barrier(…) makes the kind that fits")
-        home: Home
-        home, raw = found
-        size = home.local_world_size
-        if self._rank != home.rank:
-            raise ValueError(
-                f"{self!r}: this store is that of rank {home.rank}, and {self._rank} was given: each meets by its own"
-            )
-        self._local = self._rank % size
-        self._world = home._signals()  # noqa: SLF001 -- a part of the store
-        most = KEY_MAX - 2 * ROOM - self._world.prefix_size
-        if len(raw) > most:
-            raise ValueError(f"the key of a barrier has 1 to {most} bytes here, this one has {len(raw)}")
-        self._base = key_text(raw)
-        self._home = home
-        self._first = State(self._parties, shape=(home.num_nodes, size, *self._mark))
-        self._at = self._world.store
-        self._ours = True
-        self._known = Known(swaps=True, deletes=True)
-        self._desk = Desk(home._resting(), self._base, size)  # noqa: SLF001 -- the same
 
     # -- wait ---------------------------------------------------------------------------------------------------------
 
@@ -159,10 +105,6 @@ class HybridBarrier(KeyBarrier):
         dead = [f"rank {self._numbered(local)} (pid {one.pid})" for local, one in gone if one.state == "dead"]
         return f"; of this node died: {', '.join(dead)}" if dead else ""
 
-    def _numbered(self, local_rank: int) -> int:
-        """A rank of this node by its number among all."""
-        return self._home.node_rank * self._home.local_world_size + local_rank
-
     def _begin(self, attempt: Attempt) -> int:
         """The epoch to arrive in, as far as the node knows. Raises where it is broken, or not the one wanted."""
         state = self._here()
@@ -192,7 +134,7 @@ class HybridBarrier(KeyBarrier):
         epoch, stay = arrival.epoch, Stay(gather, told, monotonic_ns())
         state, lost = self._here(), self._desk.lost(epoch)
         while True:
-            if state is not None and _age(state) > (epoch, False):
+            if state is not None and age(state) > (epoch, False):
                 late = state.epoch > epoch and arrival.place(state, self._rank, self._parties) is None
                 if late and attempt.only is None and self._desk.late(epoch):
                     return None
@@ -203,12 +145,12 @@ class HybridBarrier(KeyBarrier):
             leads = stay.gather.leader == self._local
             if stay.told is not None and (not leads or attempt.left_ns() == 0):
                 unsure = None if stay.gather.sure else self._state_key()
-                self._world.tell(stay.told, unsure, lambda raw: _age(self._seen(epoch, raw)) > (epoch, False))
+                self._world.tell(stay.told, unsure, lambda raw: age(self._seen(epoch, raw)) > (epoch, False))
                 stay.told = None
             rang = None
             if attempt.left_ns() == 0:
                 state = self._since(epoch, self._look())
-                if _age(state) == (epoch, False):
+                if age(state) == (epoch, False):
                     self._late(attempt, state)
             elif leads:
                 if self._lead(attempt, epoch, state or self._first, stay):
@@ -226,6 +168,10 @@ class HybridBarrier(KeyBarrier):
             else:
                 state, lost = self._heard(epoch, rang)
 
+    def _again_ns(self) -> int:
+        """After how long what should have come from the world, or have come there, is looked after."""
+        return SLICE_NS
+
     def _rest(self, attempt: Attempt, epoch: int, stay: Stay) -> bytes | None:
         """Parks for a slice; what the bell says. One of the node looks at the state, too: its leader may be stopped."""
         rang = self._desk.rest(epoch, min(attempt.left_ns(), REST_NS))
@@ -238,7 +184,7 @@ class HybridBarrier(KeyBarrier):
         """What a bell says: a state behind the epoch, or why the world cannot be reached."""
         raw, lost = state_of(rang), lost_of(rang)
         state = None if raw is None else self._parsed(raw)
-        if lost is None and (state is None or _age(state) <= (epoch, False)):
+        if lost is None and (state is None or age(state) <= (epoch, False)):
             raise StoreError(f"{self!r}: its keys in the node were changed by others: {rang[:80]!r}")
         return state, lost
 
@@ -265,12 +211,12 @@ class HybridBarrier(KeyBarrier):
         def seen(raw: bytes) -> bool:
             found.append(self._seen(epoch, raw))
             self._foresee(found[0], epoch)
-            return _age(found[0]) > (epoch, False)
+            return age(found[0]) > (epoch, False)
 
         deadline = min(monotonic_ns() + min(attempt.left_ns(), SLICE_NS), FOREVER)
         nodes, then = self._nodes(epoch), self._decision(known)
         met, decided = self._world.meet(told, self._state_key(), nodes, then, deadline, seen, look, self._size())
-        if not met or _age(found[0]) != (epoch, False):
+        if not met or age(found[0]) != (epoch, False):
             return False
         state = found[0]
         if state is not known and state != known:
@@ -301,14 +247,14 @@ class HybridBarrier(KeyBarrier):
     def _seen(self, epoch: int, raw: bytes) -> State:
         """The state as this rank finds it in the world."""
         state = self._since(epoch, self._parsed(raw))
-        if _age(state) == (epoch, False):
+        if age(state) == (epoch, False):
             self._desk.make_sure(epoch)
         self._post(state)
         return state
 
     def _foresee(self, state: State, epoch: int) -> bytes:
         """Before a rank waits: what the bell says when all have come. All that takes time of it is made now."""
-        if _age(state) != (epoch, False):
+        if age(state) != (epoch, False):
             return b""
         raw = state.passed().text().encode()
         State.of(raw)
@@ -341,175 +287,3 @@ class HybridBarrier(KeyBarrier):
                     return Break("left", rank, node=node)
                 return Break("died", rank, peer.pid, peer.host, waiting_on=peer.waiting_on, node=node)
         return None
-
-    # -- the keys -----------------------------------------------------------------------------------------------------
-
-    def _state_key(self) -> tuple[str, str]:
-        return f"{self._base}/state", self._first.text()
-
-    def _arrived(self, epoch: int, rank: int) -> str:
-        """The key of a node, which is whom `rank` means in a world."""
-        return f"{self._base}/{epoch}/n{rank}"
-
-    def _nodes(self, epoch: int) -> list[str]:
-        return [self._arrived(epoch, node) for node in range(self._home.num_nodes)]
-
-    def _who(self, node: int) -> str:
-        return f"{self._base}/seen/n{node}"
-
-    def _telling(self, epoch: int) -> Told:
-        """What announces the node: its ranks have all come."""
-        node = self._home.node_rank
-        return self._arrived(epoch, node), self._brought(), self._arrived(epoch - 2, node) if epoch >= 2 else None
-
-    def _brought(self) -> bytes:
-        return b"1"
-
-    def _size(self) -> int:
-        """About how many bytes all nodes send and get for it."""
-        return 0
-
-    def _again_ns(self) -> int:
-        """After how long what should have come from the world, or have come there, is looked after."""
-        return SLICE_NS
-
-    def _complete_here(self, epoch: int) -> bool:
-        return self._here_so_far(epoch) == self._desk.full
-
-    # -- the state ----------------------------------------------------------------------------------------------------
-
-    def _here(self) -> State | None:
-        """The state as the node knows it."""
-        raw = self._desk.now()
-        return None if raw is None else self._parsed(raw)
-
-    def _look(self) -> State:
-        """The state now."""
-        state = self._read()
-        self._post(state)
-        return state
-
-    def _since(self, epoch: int, state: State) -> State:
-        """The state, as the world has it now: not older than the epoch that this node has seen before."""
-        if state.epoch < epoch:
-            raise StoreError(f"{self!r}: its keys in the world were lost: it is another server, or was started again")
-        return state
-
-    def _post(self, state: State, before: State | None = None) -> None:
-        """Tells the node, where it does not know better already; `before` is what it is expected to know."""
-        raw = self._desk.now() if before is None else before.text().encode()
-        while raw is None or _age(self._parsed(raw)) < _age(state):
-            now = self._desk.move(raw, state.text())
-            if now == state.text().encode():
-                break
-            raw = now if now != raw else None  # c10d's answer where the key is missing
-        gather = self._desk.gather()
-        if gather is not None and _age(state) > (gather.epoch, False):
-            self._desk.ring(gather.epoch, state.text().encode(), sure=gather.sure)
-
-    def _decision(self, state: State) -> Decision:
-        """That its epoch is over: all have come."""
-        return self._state_key()[0], state.text(), state.passed().text(), self._wanted(state.epoch)
-
-    def _pass(self, state: State, decided: Decided | None = None) -> State:
-        raw, values = self._world.decide(self._decision(state), self._size()) if decided is None else decided
-        now = self._parsed(raw)
-        if now == state:
-            raise StoreError(f"{self!r}: its keys in the store were removed by others")
-        if now.epoch > state.epoch:
-            self._got(values)
-        self._post(now, state)
-        return now
-
-    def _wanted(self, epoch: int) -> list[str]:  # noqa: ARG002 -- for those that exchange something
-        """Keys whose values come with the decision."""
-        return []
-
-    def _got(self, values: list[bytes]) -> None:
-        """Their values."""
-
-    def _move(self, old: State, new: State) -> State:
-        self._desk.make_sure(old.epoch)
-        now = super()._move(old, new)
-        self._post(now)
-        return now
-
-    def _ring(self, epoch: int) -> None:
-        keys = self._nodes(epoch)
-        self._at.multi_set(keys, [b"1"] * len(keys))
-
-    def _sweep(self, epoch: int) -> None:
-        self._delete(key for over in (epoch - 2, epoch - 1) if over >= 0 for key in self._nodes(over))
-
-    def _now(self) -> tuple[int, Break | None]:
-        state = self._look()
-        return state.epoch, state.cause
-
-    def _break(self, epoch: int | None, cause: Break) -> int:
-        if cause.rank == self._rank:
-            cause = replace(cause, node=self._home.node_rank)
-        self._look()  # the node learns what the world says, also where nothing is to break
-        return super()._break(epoch, cause)
-
-    # -- who is there -------------------------------------------------------------------------------------------------
-
-    def _complete(self, state: State) -> bool:
-        return bool(self._at.check(self._nodes(state.epoch)))
-
-    def _absent(self, state: State) -> tuple[int, list[int]]:
-        missing: list[int] = []
-        size, mine = self._home.local_world_size, self._home.node_rank
-        here = self._here_so_far(state.epoch)
-        there = self._world.there(self._nodes(state.epoch))
-        away = [node for node, came in enumerate(there) if not came]
-        if mine in away and here == self._desk.full:  # whose last arriver has not said so yet
-            self._world.say(self._telling(state.epoch))
-            away.remove(mine)
-        for node, mask in zip(away, self._masks(state.epoch, away, here), strict=True):
-            missing += [node * size + local for local in range(size) if not mask >> local & 1]
-        return self._parties - len(missing), missing
-
-    def _here_so_far(self, epoch: int) -> int:
-        """Who of this node has come, as a mask."""
-        gather = self._desk.gather()
-        return gather.mask if gather is not None and gather.epoch == epoch else 0
-
-    def _masks(self, epoch: int, nodes: Sequence[int], here: int) -> Iterable[int]:
-        """Who of the nodes has come, as far as it is known here."""
-        seen = self._world.read([self._who(node) for node in nodes])
-        for node, raw in zip(nodes, seen, strict=True):
-            if node == self._home.node_rank:
-                yield here
-            else:
-                yield self._seen_mask(raw, epoch)
-
-    def _seen_mask(self, raw: bytes | None, epoch: int) -> int:
-        """What a node's leader said of its ranks; it is for people, so that nothing else may follow from it.
-
-        That all have come is none of it: that is said by the node's own key, which is not there.
-        """
-        at, _, bits = (raw or b"").partition(b" ")
-        try:
-            mask = int(bits, 16) if int(at) == epoch else 0
-        except ValueError:
-            return 0
-        return mask if 0 <= mask < self._desk.full else 0
-
-    def _states(self, ranks: Sequence[int]) -> list[Missing]:
-        size, mine = self._home.local_world_size, self._home.node_rank
-        peers = peers_of_store(self._home._resting())  # noqa: SLF001
-        known = {} if peers is None else {one.rank: one for one in peers() if one.rank is not None}
-        return [
-            Missing(
-                rank,
-                f"node {rank // size}, {peer_text(known.get(rank % size))}"
-                if rank // size == mine and known
-                else f"node {rank // size}, did not arrive",
-            )
-            for rank in ranks
-        ]
-
-
-def _age(state: State) -> tuple[int, bool]:
-    """What grows with each change."""
-    return state.epoch, state.cause is not None
