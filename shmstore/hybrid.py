@@ -93,8 +93,8 @@ class HybridStore(HalvedStore):
         self.num_nodes: Final = num_nodes
         self.local_rank: Final = local_rank
         self.local_world_size: Final = local_world_size
-        self._rest: Store | None = None
-        self._says: World | None = None
+        self._rest: list[Store] = []
+        self._says: list[World] = []
         self._parting: Parting | None = None
 
     @classmethod
@@ -266,18 +266,18 @@ class HybridStore(HalvedStore):
 
     def _resting(self) -> Store:
         """The node, as meetings park there."""
-        if self._rest is None:
+        if not self._rest:
             self._half(b"k")
-            self._rest = unwatched(self._node)
-        return self._rest
+            self._rest.append(unwatched(self._node))  # two threads may; the first one's is used
+        return self._rest[0]
 
     def _signals(self) -> World:
         """The world, as meetings speak to it: of a single node its own segment, so that nothing goes over the wire."""
-        if self._says is None:
+        if not self._says:
             self._half(b"k")
             alone = self.num_nodes == 1
-            self._says = world_of(PrefixStore("hybrid/world", self._resting()) if alone else self._world)
-        return self._says
+            self._says.append(world_of(PrefixStore("hybrid/world", self._resting()) if alone else self._world))
+        return self._says[0]
 
     def peers(self) -> Sequence[Any]:
         """Who is and was attached to the node's segment, by local rank: `ShmStore.peers`; nobody where unknown."""
@@ -315,10 +315,10 @@ class HybridStore(HalvedStore):
             self._parting.leave(lambda: (self._node, self._signals().store))
         self._closed = True
         try:
-            if self._says is not None:
-                self._says.store.close()
-            if self._rest is not None:
-                self._rest.close()
+            for world in self._says:
+                world.store.close()
+            for node in self._rest:
+                node.close()
             self._world.close()
         finally:
             self._node.close()
