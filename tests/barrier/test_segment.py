@@ -65,7 +65,7 @@ def meet(me: Me, name: str, rank: int, parties: int, rounds: int, store_rank: in
         store.get("never")
 
 
-def waits_on(store: ShmStore, pid: int, what: str) -> None:
+def waits_on(store: ShmStore, pid: int, what: str | None) -> None:
     inside.until(lambda: any(peer.pid == pid and peer.waiting_on == what for peer in store.peers()))
 
 
@@ -236,6 +236,8 @@ def test_a_death_breaks_it(name: str, team: Team, engine: str, doing: str) -> No
         last = None
         if doing != "died before":
             barrier.wait()
+        if doing == "works":
+            waits_on(store, victim.pid, None)  # it has passed, too
         if doing == "waits":
             victim.say("wait")
             waits_on(store, victim.pid, "never")
