@@ -26,7 +26,7 @@ class State:
         cause: why it is broken, or None.
         starts: (epoch, first ticket) of the last epochs that began by a reset, ascending; the first begins with (0, 0).
         mended: why the epoch before the last start was broken; None where it was not.
-        shape: of a HybridStore's, how many nodes and how many ranks on each; else nothing.
+        shape: of a HybridStore's, how many nodes, how many ranks on each, 1 of a name that serves once; else nothing.
     """
 
     made_for: int

@@ -73,8 +73,7 @@ class Wait:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.cookie[0]:
-            self.leave()
+        self.leave()
 
     def leave(self) -> None:
         """Gives the waiter slot back; a waiter that goes on to another key takes a new one."""

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from time import monotonic_ns
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from shmstore import errors
 from shmstore._deadline import FOREVER, Timeout, as_timedelta, seconds, span_ns
@@ -50,6 +50,8 @@ from shmstore.tcp.connection import PATIENCE_NS, Asked, Line, ping
 from shmstore.tcp.pool import Pool
 
 __all__ = ["WORKERS", "WireStore"]
+
+T = TypeVar("T")
 
 WORKERS: Final = b"init/"
 """The key on the wire under which torch's clients count themselves: no user's, since no slash stands before it."""
@@ -145,30 +147,16 @@ class WireStore(Store):
             asked: opcodes and fields.
             span: of the call's timeout, in ns; None: the store's own. The server gets 5 s at the least.
         """
-        start = monotonic_ns()
-        deadline = min(start + max(self._span_ns if span is None else span, PATIENCE_NS), FOREVER)
-        line: Line | None = None
-        try:
-            line = self._pool.take(deadline)
-            answers = line.exchange(asked, deadline)
-        except BaseException as error:
-            raise self._ended(error, line, doing, start) from None
-        self._pool.give(line)
-        return answers
+        deadline = min(monotonic_ns() + max(self._span_ns if span is None else span, PATIENCE_NS), FOREVER)
+        return self._lent(doing, deadline, lambda line: line.exchange(asked, deadline))
 
     def _post(self, doing: str, asked: Sequence[Asked]) -> None:
         """Requests of which none waits, without a look at what comes of them. For those who learn it in another way.
 
         Raises StoreConnectionError where they could not be sent, or what was posted before had no answer in 5 s.
         """
-        start = monotonic_ns()
-        line: Line | None = None
-        try:
-            line = self._pool.take(start + PATIENCE_NS)
-            line.post(asked, start + PATIENCE_NS)
-        except BaseException as error:
-            raise self._ended(error, line, doing, start) from None
-        self._pool.give(line)
+        deadline = monotonic_ns() + PATIENCE_NS
+        self._lent(doing, deadline, lambda line: line.post(asked, deadline))
 
     def _tell(self, doing: str, op: Op, *fields: Any) -> None:
         """A request without an answer, and returns when the server has done it: it answers the PING behind it then."""
@@ -204,15 +192,24 @@ class WireStore(Store):
         size: int = 0,
     ) -> tuple[bool, list[Any] | None]:
         """Requests and a WAIT for keys in one write: see `Line.ask_and_await`. A silent server is a lost one."""
+        asked: Asked = (Op.WAIT, (_wired(raws),))
+        return self._lent(
+            doing,
+            monotonic_ns() + PATIENCE_NS,
+            lambda line: line.ask_and_await(first, asked, then, deadline, seen, look, hoped, size),
+        )
+
+    def _lent(self, doing: str, deadline: int, use: Callable[[Line], T]) -> T:
+        """What is done with a connection, which is to be had by the deadline, and goes back where all went well."""
         start = monotonic_ns()
         line: Line | None = None
         try:
-            line = self._pool.take(start + PATIENCE_NS)
-            met = line.ask_and_await(first, (Op.WAIT, (_wired(raws),)), then, deadline, seen, look, hoped, size)
+            line = self._pool.take(deadline)
+            result = use(line)
         except BaseException as error:
             raise self._ended(error, line, doing, start) from None
         self._pool.give(line)
-        return met
+        return result
 
     def _ended(self, error: BaseException, line: Line | None, doing: str, start: int) -> BaseException:
         """What to raise for what ended a call. Its connection is dropped: its answers have not all been read."""

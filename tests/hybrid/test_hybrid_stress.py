@@ -57,7 +57,7 @@ def test_no_epoch_is_passed_for_one_and_broken_for_another(
 
     monkeypatch.setattr(HybridBarrier, "_meet", noted)
     barriers = [Barrier(cluster.open(rank, 4), "b", 4, rank) for rank in range(4)]
-    end, done = time.monotonic() + SECONDS, threading.Event()
+    end, done, all_left = time.monotonic() + SECONDS, threading.Event(), threading.Event()
     left: list[int] = []
 
     def party(rank: int) -> None:
@@ -77,9 +77,11 @@ def test_no_epoch_is_passed_for_one_and_broken_for_another(
                 broken[error.epoch].add(rank)
                 barrier.reset()
         left.append(rank)
-        while len(left) < 4:  # who has just reset it waits for all of them
+        if len(left) == 4:
+            all_left.set()
+        while not all_left.is_set():  # who has just reset it waits for all of them, and that wakes nobody
             barrier.abort()
-            time.sleep(0.01)
+            all_left.wait(0.01)
 
     in_threads(4, party)
     both = {epoch: (passed[epoch], broken[epoch]) for epoch in passed.keys() & broken.keys()}
